@@ -4,29 +4,83 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 # The one place that pins torch; installed first so that nothing else pulls another build.
 TORCH  ?= torch==2.13.0
+NODE   := tests/clients/node
+BUF    := $(NODE)/node_modules/.bin/buf
+SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format
+.PHONY: help setup build demo test lint typecheck format protos lint-protos test-cpp sanitize \
+        embedded clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
+	  awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.deps: pyproject.toml
-	@test -x $(BIN)/python || { echo "==> creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "phi3svc needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@echo "==> creating $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "==> installing torch (the largest download)"
-	$(BIN)/python -m pip install -q $(TORCH)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
 	@echo "==> installing build, runtime and test dependencies"
-	$(BIN)/python -m pip install -q $$($(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*("\"%s\"" % d for d in p["dependencies"] + p["optional-dependencies"]["dev"]))' | tr -d '"' | sed 's/ / /g')
+	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	@touch $@
 
 setup: $(VENV)/.deps ## create .venv with every dependency
 
-build: setup ## compile the extension and install phi3svc in .venv (editable)
-	@echo "==> compiling the extension"
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+build: setup ## compile the extension, install phi3svc into .venv (editable)
+	@echo "==> compiling the extension and installing phi3svc"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 
-demo: build ## start the server on the embedded models, stream a chat answer, classify, stop
-	$(BIN)/phi3svc demo
+demo: build ## stream a chat answer, label a review, find entities: all over gRPC
+	@$(BIN)/phi3svc demo
 
 test: build ## run the test suite
 	$(BIN)/python -m pytest
+
+lint: setup ## ruff, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+typecheck: build ## mypy, strict on the package
+	$(BIN)/mypy
+
+format: setup ## rewrite sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+$(BUF): $(NODE)/package.json
+	npm install --prefix $(NODE) --silent --no-fund --no-audit
+	@touch $@
+
+protos: setup ## regenerate phi3svc/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+lint-protos: $(BUF) ## buf lint, and buf breaking against the last released image
+	$(BUF) lint protos
+	$(BUF) breaking protos --against protos/released.binpb
+
+test-cpp: setup ## build and run the C++ unit tests
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHI3SVC_BUILD_TESTS=ON \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build build/cpp
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+sanitize: setup ## the C++ tests under address+undefined and thread sanitizers
+	for kind in address,undefined thread; do \
+	  $(BIN)/cmake -S . -B build/san-$$kind -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	    -DPHI3SVC_BUILD_TESTS=ON -DPHI3SVC_SANITIZE=$$kind -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
+	  $(BIN)/cmake --build build/san-$$kind && \
+	  $(BIN)/ctest --test-dir build/san-$$kind --output-on-failure || exit 1; \
+	done
+
+embedded: build ## train the three embedded models again (half an hour)
+	$(BIN)/python -m phi3svc.embedded.training.train
+
+clean: ## remove build products, keep .venv
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache
