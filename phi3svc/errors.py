@@ -13,6 +13,7 @@ Phi3Error
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -49,7 +50,14 @@ class InvalidRequest(Phi3Error):
 
 
 class PromptTooLong(InvalidRequest):
-    """The prompt, or the prompt and the answer asked for, exceed the model's context."""
+    """The prompt, or the prompt and the answer asked for, exceed the model's context.
+
+    `sizes`: the numbers that collide, for programs; `prompt_token_count`, `max_context_len`, ….
+    """
+
+    def __init__(self, *violations: FieldViolation, sizes: Mapping[str, int] | None = None) -> None:
+        super().__init__(*violations)
+        self.sizes = dict(sizes or {})
 
 
 class NotFound(Phi3Error):
