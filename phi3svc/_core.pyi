@@ -1,0 +1,80 @@
+"""Stub of the compiled extension; tests/ops/test_core_stub.py holds it to the built module."""
+
+from torch import Tensor
+
+class Error(ValueError): ...
+
+def pack_linear(weight: Tensor, out: Tensor) -> None: ...
+def pack_gate_up(weight: Tensor, out: Tensor) -> None: ...
+def embedding(token_ids: Tensor, table: Tensor, out: Tensor, *, vocab_size: int) -> None: ...
+def rms_norm(h: Tensor, weight: Tensor, out: Tensor, *, eps: float) -> None: ...
+def qkv_rope(
+    x: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    rope_sets: Tensor,
+    rope_table: Tensor,
+    slots: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    q_out: Tensor,
+) -> None: ...
+def attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    out: Tensor,
+    *,
+    window: int,
+    scale: float,
+) -> None: ...
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    bias: Tensor | None = None,
+    *,
+    accumulate: bool = False,
+) -> None: ...
+def mlp(x: Tensor, gate_up: Tensor, down: Tensor, act: Tensor, h: Tensor) -> None: ...
+def lm_head(
+    h: Tensor,
+    rows: Tensor,
+    norm_weight: Tensor,
+    weight: Tensor,
+    normed: Tensor,
+    logits: Tensor,
+    *,
+    eps: float,
+) -> None: ...
+def classify_head(
+    h: Tensor,
+    rows: Tensor,
+    norm_weight: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    normed: Tensor,
+    scores: Tensor,
+    *,
+    eps: float,
+) -> None: ...
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    sequence_indices: Tensor,
+    positions: Tensor,
+    out_ids: Tensor,
+    out_logprobs: Tensor,
+) -> None: ...
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...
+def set_num_threads(num_threads: int) -> None: ...
+def num_threads() -> int: ...
+def build_info() -> dict[str, str]: ...

@@ -1,0 +1,312 @@
+"""The ops of the network: one typed function for one call into the extension.
+
+Nothing here computes or allocates, except `pack_linear` and `pack_gate_up`, which make the buffers
+that live as long as the model. Every output is passed in. The extension checks dtype, shape,
+contiguity and index ranges of every argument before it writes anything, and raises `Error` (a
+`ValueError`) naming op, argument and dimension: `rms_norm: weight dim 0 (E) is 32, expected 64`.
+
+Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
+of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,
+P = 16 tokens per page, M pages per block table. A is the model's dtype, float32 or bfloat16. Row
+tensors (`h`, `x`, logits) may have any row stride; everything else is contiguous.
+
+All sums are accumulated in float32 in an order that depends on the model's shape alone, and are
+rounded once. So the bits of a row depend neither on the other rows of the call, nor on how a prompt
+was cut into calls, on page ids or on the number of threads. They do depend on the ISA.
+
+Sources: Phi3 in transformers (`modeling_phi3.py`) unless a docstring names another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from phi3svc import _core
+from phi3svc._core import (
+    Error,
+    available_isas,
+    build_info,
+    isa,
+    num_threads,
+    set_isa,
+    set_num_threads,
+)
+
+__all__ = [
+    "PAGE_SIZE",
+    "Error",
+    "PackedLinear",
+    "attention",
+    "available_isas",
+    "build_info",
+    "classify_head",
+    "embedding",
+    "isa",
+    "kv_cache_shapes",
+    "linear",
+    "lm_head",
+    "mlp",
+    "num_threads",
+    "pack_gate_up",
+    "pack_linear",
+    "qkv_rope",
+    "rms_norm",
+    "sample",
+    "set_isa",
+    "set_num_threads",
+]
+
+PAGE_SIZE: Final = 16
+"""P: tokens per KV page."""
+
+_PANEL_ROWS: Final = 16
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A weight [out_features, in_features] rearranged into panels of 16 output rows.
+
+    data: float32 [ceil(out/16), in, 16]; bfloat16 [ceil(out/16), ceil(in/2), 16, 2], pairs along
+    the input so that one 32-bit lane holds both. Padding is zero.
+    """
+
+    data: Tensor
+    out_features: int
+    in_features: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+
+def pack_linear(weight: Tensor) -> PackedLinear:
+    """Pack `weight` A [n, k] for `linear`, `qkv_rope`, `mlp` (down), the heads and `embedding`."""
+    out_features, in_features = weight.shape
+    data = _empty_panels(weight, _num_panels(out_features))
+    _core.pack_linear(weight, data)
+    return PackedLinear(data, out_features, in_features)
+
+
+def pack_gate_up(weight: Tensor) -> PackedLinear:
+    """Pack the fused `weight` A [2F, E], rows [gate | up], for `mlp` alone.
+
+    Panels alternate between 16 gate rows and their 16 up rows, each half padded by itself, so that
+    SwiGLU happens in registers: 2·ceil(F/16) panels.
+    """
+    out_features, in_features = weight.shape
+    data = _empty_panels(weight, 2 * _num_panels(out_features // 2))
+    _core.pack_gate_up(weight, data)
+    return PackedLinear(data, out_features, in_features)
+
+
+def kv_cache_shapes(
+    num_pages: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of one layer's K pages and V pages.
+
+    A K page is a packed panel of its 16 keys, as in `PackedLinear`: float32 [N, K, D, P], bfloat16
+    [N, K, D/2, P, 2]. A V page is plain: [N, K, P, D].
+    """
+    values = (num_pages, num_kv_heads, PAGE_SIZE, head_dim)
+    if dtype == torch.float32:
+        return (num_pages, num_kv_heads, head_dim, PAGE_SIZE), values
+    return (num_pages, num_kv_heads, head_dim // 2, PAGE_SIZE, 2), values
+
+
+def embedding(token_ids: Tensor, table: Tensor | PackedLinear, out: Tensor) -> None:
+    """out[t] = table[token_ids[t]], widened to float32; Phi-3 does not scale embeddings.
+
+    token_ids: int32 [T], each in 0..V-1; table: A [V, E], or the packed lm_head where the two are
+    tied (then memory holds one copy); out: float32 [T, E], the residual stream.
+    """
+    if isinstance(table, PackedLinear):
+        _core.embedding(token_ids, table.data, out, vocab_size=table.out_features)
+    else:
+        _core.embedding(token_ids, table, out, vocab_size=table.shape[0])
+
+
+def rms_norm(h: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """out = h / sqrt(mean(h²) + eps) · weight, per row (Zhang and Sennrich 2019).
+
+    h: float32 [T, E]; weight: A [E]; out: A [T, E].
+    """
+    _core.rms_norm(h, weight, out, eps=eps)
+
+
+def qkv_rope(
+    x: Tensor,
+    weight: PackedLinear,
+    positions: Tensor,
+    rope_sets: Tensor,
+    rope_table: Tensor,
+    slots: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    q_out: Tensor,
+) -> None:
+    """Project q, k and v, rotate q and k, and write k and v into their pages.
+
+    q|k|v = x Wᵀ. RoPE (Su et al. 2021) with the rotate-half pairing of transformers, on the first R
+    dims of every head: (a, b) = (y[i], y[i + R/2]) → (a·cos - b·sin, b·cos + a·sin). Dims from R on
+    pass through.
+
+    x: A [T, E]; weight: rows q|k|v, [(H + 2K)·D, E]; positions: int32 [T], each below max_pos;
+    rope_sets: int32 [T], which of the S factor sets a token's sequence uses (0 short, 1 long);
+    rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin), LongRoPE's attention factor folded in;
+    slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
+    q_out: A [T, H, D].
+    """
+    _core.qkv_rope(x, weight.data, positions, rope_sets, rope_table, slots, k_pages, v_pages, q_out)
+
+
+def attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    window: int,
+    scale: float,
+    out: Tensor,
+) -> None:
+    """softmax(scale · q Kᵀ) V over the visible keys of each query's own sequence.
+
+    Query i of sequence b sits at position p = context_lens[b] - q_len[b] + i and sees key j iff
+    j <= p and (window == 0 or j > p - window), as transformers has it since 4.48. Query head h
+    reads kv head h // (H / K). Keys are reduced in spans of 256, aligned to absolute positions and
+    merged in order; keys that are not visible are never read into a sum.
+
+    q: A [T, H, D]; k_pages, v_pages: see `kv_cache_shapes`; block_tables: int32 [B, M], page ids by
+    position // P (entries of pages that no query sees may be anything); query_starts: int32 [B+1],
+    rising from 0 to T; context_lens: int32 [B], keys of each sequence, these queries included;
+    out: A [T, H·D].
+    """
+    _core.attention(
+        q,
+        k_pages,
+        v_pages,
+        block_tables,
+        query_starts,
+        context_lens,
+        out,
+        window=window,
+        scale=scale,
+    )
+
+
+def linear(
+    x: Tensor,
+    weight: PackedLinear,
+    out: Tensor,
+    bias: Tensor | None = None,
+    accumulate: bool = False,
+) -> None:
+    """out = x Wᵀ + bias, or out += x Wᵀ + bias.
+
+    x: A [T, k]; weight: [n, k]; bias: A [n]; out: A or float32 [T, n]. `accumulate` is the residual
+    add and needs a float32 out.
+    """
+    _core.linear(x, weight.data, out, bias, accumulate=accumulate)
+
+
+def mlp(x: Tensor, gate_up: PackedLinear, down: PackedLinear, act: Tensor, h: Tensor) -> None:
+    """h += (silu(gate) · up) Wdᵀ with gate|up = x Wguᵀ (SwiGLU, Shazeer 2020).
+
+    x: A [T, E]; gate_up: from `pack_gate_up`, [2F, E]; down: [E, F]; act: A [T, F], a workspace
+    that holds silu(gate) · up afterwards; h: float32 [T, E], the residual stream.
+    """
+    _core.mlp(x, gate_up.data, down.data, act, h)
+
+
+def lm_head(
+    h: Tensor,
+    rows: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: PackedLinear,
+    normed: Tensor,
+    logits: Tensor,
+) -> None:
+    """logits[i] = rms_norm(h[rows[i]]) Wᵀ, for the rows that need a token only.
+
+    h: float32 [T, E]; rows: int32 [n], each in 0..T-1; norm_weight: A [E]; weight: [V, E]; normed:
+    A [n, E], a workspace; logits: float32 [n, V].
+    """
+    _core.lm_head(h, rows, norm_weight, weight.data, normed, logits, eps=eps)
+
+
+def classify_head(
+    h: Tensor,
+    rows: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: PackedLinear,
+    bias: Tensor | None,
+    normed: Tensor,
+    scores: Tensor,
+) -> None:
+    """scores[i] = rms_norm(h[rows[i]]) Wᵀ + bias: `score` of Phi3For{Sequence,Token}Classification.
+
+    rows: int32 [n], the last token of each sequence, or every token. weight: [C, E]; bias: A [C];
+    normed: A [n, E], a workspace; scores: float32 [n, C], raw, before any softmax.
+    """
+    _core.classify_head(h, rows, norm_weight, weight.data, bias, normed, scores, eps=eps)
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    sequence_indices: Tensor,
+    positions: Tensor,
+    out_ids: Tensor,
+    out_logprobs: Tensor,
+) -> None:
+    """Draw one token per row; the draw is a function of (seed, sequence index, position) alone.
+
+    Temperature, top-k (ties of the k-th kept) and top-p have the meaning and the order of
+    transformers' processors. The uniform number is u = (word0 >> 8) · 2⁻²⁴ of Philox4x32-10 (Salmon
+    et al. 2011) with key (seed low, seed high) and counter (position, sequence index, 0, 0). Kept
+    tokens are walked by rising id until their cumulative weight exceeds u · total.
+
+    logits: float32 [n, V]; temperature: float32 [n], 0 is greedy and the lowest id wins a tie;
+    top_k: int32 [n], 0 is off; top_p: float32 [n] in (0, 1], 1 is off; seeds: int64 [n], the bits
+    of a uint64; sequence_indices, positions: int32 [n]; out_ids: int32 [n]; out_logprobs: float32
+    [n], log softmax of the raw logits at the drawn token. A row without a finite logit, or with a
+    NaN or +inf in it, gets id -1 and logprob NaN; -inf is never drawn.
+    """
+    _core.sample(
+        logits,
+        temperature,
+        top_k,
+        top_p,
+        seeds,
+        sequence_indices,
+        positions,
+        out_ids,
+        out_logprobs,
+    )
+
+
+def _num_panels(num_rows: int) -> int:
+    return -(-num_rows // _PANEL_ROWS)
+
+
+def _empty_panels(weight: Tensor, num_panels: int) -> Tensor:
+    in_features = weight.shape[1]
+    if weight.dtype == torch.float32:
+        shape: tuple[int, ...] = (num_panels, in_features, _PANEL_ROWS)
+    else:
+        shape = (num_panels, -(-in_features // 2), _PANEL_ROWS, 2)
+    return torch.empty(shape, dtype=weight.dtype, device=weight.device)
