@@ -1,0 +1,275 @@
+"""What the service sees of an engine: `EngineClient`, and the part its implementations share.
+
+`process.EngineProcess` runs the models in a child process; `local.LocalEngine` runs them in this
+one. Both extend `EngineBase`, which checks requests before they cost anything, routes events to
+per-request streams, and turns a closed stream into a cancellation and a dead engine into errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from msgspec import structs
+
+from phi3svc.config.model import Phi3Config
+from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.request import ClassifyRequest, GenerateRequest, Request
+from phi3svc.errors import (
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+    UnsupportedTask,
+)
+
+R = TypeVar("R", GenerateRequest, ClassifyRequest)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A loaded model, as far as the front needs to know it.
+
+    path: the checkpoint's folder; text.Tokenizer and text.ChatTemplate load from it.
+    max_context_len: tokens a prompt and its answer may have together (the config's limit, or less
+    where the KV memory is smaller). dtype: "float32" or "bfloat16". fingerprint: hex digest of the
+    checkpoint's content. tasks: subset of {"generation", "sequence-classification",
+    "token-classification"}.
+    """
+
+    name: str
+    path: Path
+    config: Phi3Config
+    max_context_len: int
+    dtype: str
+    fingerprint: str
+    tasks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class LoadStatus:
+    """How far loading has come: `done` of `total` bytes of the named model's weights."""
+
+    model: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[LoadStatus], None]
+
+
+class EngineClient(Protocol):
+    """An engine, seen from the front's event loop. All methods belong to that one loop."""
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The served models by name, in the order given; empty until `start` returned."""
+
+    @property
+    def healthy(self) -> bool:
+        """True from the end of `start` until `close` begins or the engine dies."""
+
+    async def start(self, on_progress: ProgressCallback | None = None) -> None:
+        """Load every model. Raises ConfigError for a bad checkpoint or setting."""
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End the engine, by force after `grace_s` seconds. Open streams raise Unavailable."""
+
+    async def wait_dead(self) -> None:
+        """Return when the engine has stopped serving, whether closed or dead."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
+        """Yield the tokens of one stream; each event has all that came since the one before.
+
+        Nothing is sent before the first `anext`. Closing the iterator, or cancelling the task that
+        waits in it, cancels the request at once. Raises InvalidRequest, PromptTooLong, NotFound,
+        UnsupportedTask, Overloaded, Unavailable or EngineFailed, the last two at any time.
+        request_id need not be unique; events carry an id of the engine's own.
+        """
+
+    async def classify(self, request: ClassifyRequest) -> ScoresEvent:
+        """Score one text; raises as `generate` does. Cancelling the task cancels the request."""
+
+
+class Stream:
+    """Events of one request on their way to its consumer.
+
+    Never blocks the producer: a consumer that is stuck holds up nobody, and the queue is bounded by
+    the request's max_new_tokens.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[EngineEvent] = deque()
+        self._wake: asyncio.Future[None] | None = None
+
+    def put(self, event: EngineEvent) -> None:
+        self._events.append(event)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def drain(self) -> list[EngineEvent]:
+        """Everything queued, at least one event."""
+        while not self._events:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        drained = list(self._events)
+        self._events.clear()
+        return drained
+
+
+class EngineBase(ABC):
+    """Shared half of the engine clients; subclasses move requests and events."""
+
+    def __init__(self, max_open_requests: int) -> None:
+        """max_open_requests: per engine; beyond it requests are refused with Overloaded."""
+        self._max_open_requests = max_open_requests
+        self._models: dict[str, ModelInfo] = {}
+        self._streams: dict[str, Stream] = {}
+        self._numbers = itertools.count()
+        self._dead = asyncio.Event()
+        self._death_message = "the engine is not started"
+        self._serving = False
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        return self._models
+
+    @property
+    def healthy(self) -> bool:
+        return self._serving
+
+    async def wait_dead(self) -> None:
+        await self._dead.wait()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
+        self._check(request, "generation")
+        violations = request.sampling.violations()
+        if request.max_new_tokens < 1:
+            violations.append(
+                FieldViolation("stop.max_new_tokens", f"{request.max_new_tokens}, not at least 1")
+            )
+        if violations:
+            raise InvalidRequest(*violations)
+        stream, request_id = self._open(request)
+        has_ended = False
+        try:
+            while not has_ended:
+                events = await stream.drain()
+                last = events[-1]
+                tokens = [event for event in events if isinstance(event, TokenEvent)]
+                has_ended = isinstance(last, FailedEvent) or tokens[-1].finish is not None
+                if tokens:
+                    yield _merge(tokens)
+                if isinstance(last, FailedEvent):
+                    raise last.to_error()
+        finally:
+            self._close(request_id, cancel=not has_ended)
+
+    async def classify(self, request: ClassifyRequest) -> ScoresEvent:
+        task = "token-classification" if request.per_token else "sequence-classification"
+        self._check(request, task)
+        stream, request_id = self._open(request)
+        has_ended = False
+        try:
+            event = (await stream.drain())[-1]
+            has_ended = True
+            if isinstance(event, FailedEvent):
+                raise event.to_error()
+            assert isinstance(event, ScoresEvent)
+            return event
+        finally:
+            self._close(request_id, cancel=not has_ended)
+
+    @abstractmethod
+    def _submit(self, request: Request) -> None:
+        """Hand a request to the engine; must not block."""
+
+    @abstractmethod
+    def _cancel(self, request_id: str) -> None:
+        """Tell the engine to forget a request; must not block."""
+
+    def _dispatch(self, events: Iterable[EngineEvent]) -> None:
+        """Give each event to its stream; those of cancelled requests fall away."""
+        for event in events:
+            stream = self._streams.get(event.request_id)
+            if stream is not None:
+                stream.put(event)
+
+    def _begin_serving(self, models: Iterable[ModelInfo]) -> None:
+        self._models = {model.name: model for model in models}
+        self._serving = True
+
+    def _stop_serving(self, message: str) -> None:
+        """End every open stream and refuse new ones, with Unavailable: both may be tried again."""
+        self._serving = False
+        self._death_message = message
+        for request_id, stream in self._streams.items():
+            stream.put(FailedEvent(request_id, "unavailable", message))
+        self._dead.set()
+
+    def _check(self, request: Request, task: str) -> None:
+        if not self._serving:
+            raise Unavailable(self._death_message)
+        model = self._models.get(request.model)
+        if model is None:
+            raise NotFound("model", request.model, tuple(self._models))
+        if task not in model.tasks:
+            heads = ", ".join(sorted(model.tasks))
+            raise UnsupportedTask(f"model {model.name!r} has no head for {task}; it has {heads}")
+        check_prompt(request.prompt_ids, model.config.vocab_size, model.max_context_len, task)
+
+    def _open(self, request: Request) -> tuple[Stream, str]:
+        if len(self._streams) >= self._max_open_requests:
+            raise Overloaded(f"{len(self._streams)} requests are open, the limit")
+        request_id = f"{next(self._numbers)}:{request.request_id}"
+        stream = self._streams[request_id] = Stream()
+        try:
+            self._submit(structs.replace(request, request_id=request_id))
+        except BaseException:
+            del self._streams[request_id]
+            raise
+        return stream, request_id
+
+    def _close(self, request_id: str, *, cancel: bool) -> None:
+        del self._streams[request_id]
+        if cancel and self._serving:
+            self._cancel(request_id)
+
+
+def check_prompt(prompt_ids: list[int], vocab_size: int, max_context_len: int, task: str) -> None:
+    """Raise InvalidRequest or PromptTooLong for a prompt the model cannot take."""
+    if not prompt_ids:
+        raise InvalidRequest.of("input", "the prompt has no tokens")
+    for token_id in (min(prompt_ids), max(prompt_ids)):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest.of("input", f"token id {token_id}, not in 0..{vocab_size - 1}")
+    max_prompt_len = max_context_len - 1 if task == "generation" else max_context_len
+    if len(prompt_ids) > max_prompt_len:
+        raise PromptTooLong(
+            FieldViolation(
+                "input",
+                f"{len(prompt_ids)} tokens, not at most {max_prompt_len}"
+                f" (the context is {max_context_len} tokens, prompt and answer together)",
+            )
+        )
+
+
+def _merge(events: list[TokenEvent]) -> TokenEvent:
+    """One event for all that is queued."""
+    if len(events) == 1:
+        return events[0]
+    return TokenEvent(
+        events[0].request_id,
+        [token_id for event in events for token_id in event.token_ids],
+        [logprob for event in events for logprob in event.logprobs],
+        events[-1].finish,
+        next((event.timings for event in reversed(events) if event.timings), None),
+    )

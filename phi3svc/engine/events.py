@@ -1,0 +1,179 @@
+"""What an engine says about a request, and what the front makes of it.
+
+`TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one `StepEvents` frame per
+engine step. `Started`, `Delta`, `Finished` and `Completed` are what `text_stream.generate_text`
+yields: the domain form of the response stream, without sequence numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import Struct
+
+from phi3svc.errors import (
+    EngineFailed,
+    FieldViolation,
+    InvalidRequest,
+    Overloaded,
+    Phi3Error,
+    PromptTooLong,
+    Unavailable,
+    UnsupportedTask,
+)
+
+FinishReason = Literal["stop_token", "length"]
+StreamEndReason = Literal["stop_token", "length", "stop_string"]
+FailureKind = Literal[
+    "invalid_request",
+    "prompt_too_long",
+    "unsupported_task",
+    "overloaded",
+    "unavailable",
+    "engine_failed",
+]
+
+
+class Timings(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """Seconds since the engine got the request, by its monotonic clock.
+
+    queue_s: until its first token was scheduled; first_token_s: until the first token (or the
+    scores) existed; total_s: until this event. num_preemptions: how often its KV blocks were taken.
+    """
+
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    num_preemptions: int = 0
+
+
+class TokenEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="token"):
+    """New tokens of one stream, in order. The last has `finish`; first and last have `timings`.
+
+    logprobs: natural log of each token's probability under the model's raw logits, one per token
+    if the request wanted them, else empty. With finish `stop_token` the stop token is included.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[float] = []
+    finish: FinishReason | None = None
+    timings: Timings | None = None
+
+
+class ScoresEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="scores"):
+    """The end of a classification. scores: [1 or num_tokens][num_labels] raw head outputs."""
+
+    request_id: str
+    scores: list[list[float]]
+    timings: Timings
+
+
+class FailedEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="failed"):
+    """The end of a request that failed. `to_error` gives the exception it stands for."""
+
+    request_id: str
+    kind: FailureKind
+    message: str
+    violations: list[tuple[str, str]] = []
+    retry_after_s: float = 1.0
+
+    @classmethod
+    def from_error(cls, request_id: str, error: BaseException) -> FailedEvent:
+        """The event for an error; anything outside the error tree is an internal failure."""
+        kind = next(
+            (kind for kind, error_type in _ERROR_TYPES.items() if type(error) is error_type),
+            "engine_failed",
+        )
+        violations = error.violations if isinstance(error, InvalidRequest) else ()
+        return cls(
+            request_id,
+            kind,
+            str(error),
+            [(v.field, v.description) for v in violations],
+            error.retry_after_s if isinstance(error, Overloaded) else 1.0,
+        )
+
+    def to_error(self) -> Phi3Error:
+        match self.kind:
+            case "invalid_request" | "prompt_too_long":
+                error_type = InvalidRequest if self.kind == "invalid_request" else PromptTooLong
+                return error_type(*(FieldViolation(*violation) for violation in self.violations))
+            case "overloaded":
+                return Overloaded(self.message, self.retry_after_s)
+            case "unsupported_task":
+                return UnsupportedTask(self.message)
+            case "unavailable":
+                return Unavailable(self.message)
+            case "engine_failed":
+                return EngineFailed(self.message)
+
+
+_ERROR_TYPES: dict[FailureKind, type[Phi3Error]] = {
+    "invalid_request": InvalidRequest,
+    "prompt_too_long": PromptTooLong,
+    "unsupported_task": UnsupportedTask,
+    "overloaded": Overloaded,
+    "unavailable": Unavailable,
+    "engine_failed": EngineFailed,
+}
+
+EngineEvent = TokenEvent | ScoresEvent | FailedEvent
+
+
+class StepEvents(Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
+    """Everything one engine step has to say: one frame, one wake-up of the event loop."""
+
+    events: list[EngineEvent]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The engine has accepted the request and its first token exists."""
+
+    request_id: str
+    model: str
+    seed: int
+    prompt_token_count: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New tokens and the text they complete.
+
+    text never splits a character and may be empty while one, or a possible stop string, is held
+    back; later deltas then bring it. logprobs: one per token, or empty if not asked for.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete.
+
+    token_count: generated tokens, a stop token included. digest: hex SHA-256 over checkpoint,
+    request and token ids; equal on every replica that gives the same answer.
+    """
+
+    reason: StreamEndReason
+    stop_string: str | None
+    token_count: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Usage and timings in seconds, measured where the tokens are made; the last event."""
+
+    prompt_token_count: int
+    completion_token_count: int
+    queue_s: float
+    first_token_s: float
+    total_s: float
+
+
+TextEvent = Started | Delta | Finished | Completed

@@ -1,0 +1,90 @@
+"""What is asked of an engine: plain values that cross the process boundary as msgpack.
+
+Requests are resolved: no optional sampling setting, no text. Whoever builds one has already chosen
+defaults, drawn a seed and tokenized. Decoding is strict: a wrong type, an unknown field or a value
+out of range is a `msgspec.ValidationError`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from phi3svc.errors import FieldViolation
+
+MAX_REQUEST_ID_LEN = 256
+MAX_TEMPERATURE = 100.0
+MAX_TOP_K = 2**31 - 1
+MAX_SEED = 2**64 - 1
+MAX_STOP_TOKEN_IDS = 1024
+
+RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the next token is chosen.
+
+    temperature: 0 is greedy, the lowest id wins ties. top_k: 0 is off; ties with the k-th stay.
+    top_p: 1 is off; meaning as in transformers. seed: any unsigned 64-bit number; together with
+    the token's index in its sequence it fixes the random number, so a stream can be replayed.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=MAX_TEMPERATURE)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOP_K)] = 0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+    def violations(self) -> list[FieldViolation]:
+        """Every value out of range; fields are named as in the proto. NaN is out of range."""
+        found = []
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            found.append(
+                FieldViolation(
+                    "sampling.temperature", f"{self.temperature}, not in 0..{MAX_TEMPERATURE:g}"
+                )
+            )
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            found.append(FieldViolation("sampling.top_k", f"{self.top_k}, not in 0..{MAX_TOP_K}"))
+        if not 0 < self.top_p <= 1:
+            found.append(FieldViolation("sampling.top_p", f"{self.top_p}, not in (0, 1]"))
+        if not 0 <= self.seed <= MAX_SEED:
+            found.append(FieldViolation("sampling.seed", f"{self.seed}, not in 0..2^64-1"))
+        return found
+
+
+class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="generate"):
+    """Continue a prompt.
+
+    prompt_ids: at least one token. max_new_tokens: the stream also ends where the model's context
+    ends, with reason `length` in both cases. stop_token_ids: the stream ends with any of these,
+    which is then its last token; empty to ignore end-of-sequence tokens.
+    """
+
+    request_id: RequestId
+    model: ModelName
+    prompt_ids: Annotated[list[TokenId], Meta(min_length=1)]
+    sampling: SamplingParams
+    max_new_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
+    want_logprobs: bool = False
+
+
+class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
+    """Score a text with the model's head: every token, or the last one for the whole text."""
+
+    request_id: RequestId
+    model: ModelName
+    prompt_ids: Annotated[list[TokenId], Meta(min_length=1)]
+    per_token: bool = False
+
+
+class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel"):
+    """Forget a request and free what it holds; unknown ids are ignored, it may just have ended."""
+
+    request_id: RequestId
+
+
+Request = GenerateRequest | ClassifyRequest
