@@ -1,0 +1,1 @@
+"""Generated from protos/phi3svc/v1 by protos/generate.py; never edited by hand."""
