@@ -1,0 +1,48 @@
+"""How an engine schedules, and what memory and threads it may use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from phi3svc.errors import ConfigError
+
+BLOCK_SIZE = 16
+"""Tokens per KV block; the CPU kernels' page size."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of one engine, checked when it is made.
+
+    max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks.
+    max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
+    model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
+    together, 0 for half of what is free once the weights are loaded (never more than the models can
+    use). num_threads: compute threads, 0 for one per available CPU.
+    """
+
+    max_step_tokens: int = 2048
+    max_sequences: int = 256
+    max_waiting_requests: int = 1024
+    max_waiting_tokens: int = 4 << 20
+    kv_memory_bytes: int = 0
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        self._check("max_step_tokens", 1, 1 << 20)
+        self._check("max_sequences", 1, 1 << 16)
+        self._check("max_waiting_requests", 1, 1 << 20)
+        self._check("max_waiting_tokens", 1, 1 << 32)
+        self._check("kv_memory_bytes", 0, 1 << 48)
+        self._check("num_threads", 0, 1024)
+
+    def _check(self, setting: str, low: int, high: int) -> None:
+        value = getattr(self, setting)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError(f"engine.{setting}={value}: must be {low} to {high}")
+
+    @property
+    def num_threads_to_use(self) -> int:
+        """`num_threads`, with 0 replaced by the number of CPUs this process may run on."""
+        return self.num_threads or len(os.sched_getaffinity(0))

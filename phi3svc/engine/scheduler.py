@@ -1,0 +1,270 @@
+"""Which tokens of which sequences the next step computes; pure policy, no tensors.
+
+A step has one token budget. Sequences that decode come first, one token each; what is left goes to
+prompts, in chunks, oldest first. A sequence is admitted with blocks for all its known tokens, so
+only decoding asks for more; when none is left, the newest running sequence gives its blocks back
+and is computed again later, from its first token. Running sequences are therefore always older
+than waiting ones, and the oldest always makes progress: nobody starves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.sequence import (
+    OutputKind,
+    SampledToken,
+    ScoreRows,
+    Sequence,
+    SequenceStatus,
+)
+from phi3svc.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start .. start + num_tokens` of a sequence, to be computed in one step.
+
+    num_outputs: how many of its rows, the last ones, have an output that is wanted.
+    """
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    num_outputs: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step computes, in the order of its rows."""
+
+    chunks: list[Chunk]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+
+ChunkOutput = SampledToken | ScoreRows | None
+"""What a step found for one chunk: its next token, its score rows, or nothing yet."""
+
+
+class Scheduler:
+    """Owns every sequence and its blocks.
+
+    context_len: tokens a sequence may have at most. rope_set: factor set for a sequence of that
+    many tokens, 1 for the long one.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        blocks: BlockManager,
+        context_len: int,
+        rope_set: Callable[[int], int] = lambda sequence_len: 0,
+    ) -> None:
+        self._config = config
+        self._blocks = blocks
+        self._context_len = min(context_len, blocks.num_blocks * blocks.block_size)
+        self._rope_set = rope_set
+        # Both in order of arrival; ordered dictionaries, so that cancelling costs no search.
+        self._waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self._running: OrderedDict[str, Sequence] = OrderedDict()
+        self._num_waiting_tokens = 0
+
+    @property
+    def context_len(self) -> int:
+        return self._context_len
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises PromptTooLong if it can never fit, Overloaded if now is bad."""
+        is_generation = sequence.output_kind is OutputKind.NEXT_TOKEN
+        max_prompt_len = self._context_len - is_generation
+        if sequence.num_tokens > max_prompt_len:
+            raise PromptTooLong(
+                FieldViolation(
+                    "input",
+                    f"{sequence.num_tokens} tokens, not at most {max_prompt_len}"
+                    f" (the context is {self._context_len} tokens, prompt and answer together)",
+                )
+            )
+        if sequence.request_id in self._waiting or sequence.request_id in self._running:
+            raise InvalidRequest.of("request_id", f"{sequence.request_id!r} is in use")
+        if len(self._waiting) >= self._config.max_waiting_requests:
+            raise Overloaded(f"{len(self._waiting)} requests are waiting, the limit")
+        num_waiting_tokens = self._num_waiting_tokens + sequence.num_tokens
+        if num_waiting_tokens > self._config.max_waiting_tokens:
+            raise Overloaded(
+                f"{self._num_waiting_tokens} prompt tokens are waiting and {sequence.num_tokens}"
+                f" more would exceed the limit of {self._config.max_waiting_tokens}"
+            )
+        self._push_waiting(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a sequence and free its blocks now, even between `schedule` and `commit`."""
+        sequence = self._waiting.get(request_id) or self._running.get(request_id)
+        if sequence is not None:
+            self._end(sequence)
+
+    def schedule(self) -> Batch:
+        """Choose the next step's chunks; empty only when there is no work."""
+        chunks: list[Chunk] = []
+        budget = self._config.max_step_tokens
+        for sequence in self._decoding():
+            if budget == 0:
+                break
+            if sequence.status is SequenceStatus.RUNNING and self._grow(sequence):
+                chunks.append(self._chunk(sequence, 1))
+                budget -= 1
+        for sequence in self._prefilling():
+            if budget == 0:
+                break
+            num_tokens = min(budget, sequence.num_uncomputed)
+            chunks.append(self._chunk(sequence, num_tokens))
+            budget -= num_tokens
+        while budget > 0 and (admitted := self._admit()) is not None:
+            num_tokens = min(budget, admitted.num_uncomputed)
+            chunks.append(self._chunk(admitted, num_tokens))
+            budget -= num_tokens
+        return Batch(chunks)
+
+    def commit(self, batch: Batch, outputs: Rows[ChunkOutput]) -> None:
+        """Take in what the step found, one output per chunk; end and free what is complete.
+
+        Chunks of sequences that were cancelled meanwhile fall away.
+        """
+        for chunk, output in zip(batch.chunks, outputs, strict=True):
+            sequence = chunk.sequence
+            if sequence.has_ended:
+                continue
+            sequence.num_computed += chunk.num_tokens
+            if output is None:
+                continue
+            if sequence.first_output_s is None:
+                sequence.first_output_s = time.monotonic()
+            if isinstance(output, SampledToken):
+                self._append(sequence, output)
+            else:
+                sequence.scores += output
+                if sequence.num_uncomputed == 0:
+                    self._end(sequence)
+
+    def _append(self, sequence: Sequence, sampled: SampledToken) -> None:
+        request = sequence.request
+        assert isinstance(request, GenerateRequest)
+        sequence.token_ids.append(sampled.token_id)
+        sequence.last_logprob = sampled.logprob
+        if sampled.token_id in request.stop_token_ids:
+            sequence.finish_reason = "stop_token"
+        elif (
+            sequence.num_generated >= request.max_new_tokens
+            or sequence.num_tokens >= self._context_len
+        ):
+            sequence.finish_reason = "length"
+        if sequence.finish_reason is not None:
+            self._end(sequence)
+        elif self._rope_set(sequence.num_tokens) != sequence.rope_set:
+            # LongRoPE is a property of the whole sequence: with other factors, the keys and values
+            # of every token change, and every token is computed again.
+            self._reset(sequence)
+
+    def _decoding(self) -> Iterator[Sequence]:
+        # A list: growing one sequence may take another out of `_running`.
+        return iter([s for s in self._running.values() if s.num_computed == s.num_tokens - 1])
+
+    def _prefilling(self) -> Iterator[Sequence]:
+        return (s for s in self._running.values() if s.num_computed < s.num_tokens - 1)
+
+    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
+        if sequence.output_kind is OutputKind.ALL_SCORES:
+            num_outputs = num_tokens
+        else:
+            num_outputs = int(num_tokens == sequence.num_uncomputed)
+        return Chunk(sequence, sequence.num_computed, num_tokens, num_outputs)
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Make room for the sequence's last token; False if it had to give way itself."""
+        if sequence.num_tokens <= len(sequence.block_table) * self._blocks.block_size:
+            return True
+        while self._blocks.num_free == 0:
+            newest = next(reversed(self._running.values()))
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        sequence.block_table.extend(self._blocks.allocate(1))
+        return True
+
+    def _admit(self) -> Sequence | None:
+        """Start the oldest waiting sequence if there is room for all its known tokens."""
+        if not self._waiting or len(self._running) >= self._config.max_sequences:
+            return None
+        sequence = next(iter(self._waiting.values()))
+        num_blocks = self._blocks.num_blocks_for(sequence.num_tokens)
+        # One block of head room for each that runs: else a newcomer that just fits would be
+        # computed only to be preempted by the next decode.
+        if num_blocks + len(self._running) > self._blocks.num_free:
+            return None
+        self._pop_waiting(sequence)
+        sequence.block_table.extend(self._blocks.allocate(num_blocks))
+        sequence.status = SequenceStatus.RUNNING
+        self._reset(sequence)
+        if sequence.scheduled_s is None:
+            sequence.scheduled_s = time.monotonic()
+        self._running[sequence.request_id] = sequence
+        return sequence
+
+    def _reset(self, sequence: Sequence) -> None:
+        """Have every known token computed again, with the factors for the present length."""
+        sequence.num_computed = 0
+        sequence.scores.clear()
+        sequence.rope_set = self._rope_set(sequence.num_tokens)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.num_preemptions += 1
+        sequence.status = SequenceStatus.WAITING
+        self._push_waiting(sequence)
+        self._waiting.move_to_end(sequence.request_id, last=False)
+
+    def _end(self, sequence: Sequence) -> None:
+        if sequence.status is SequenceStatus.WAITING:
+            self._pop_waiting(sequence)
+        else:
+            self._release(sequence)
+        sequence.status = SequenceStatus.ENDED
+
+    def _release(self, sequence: Sequence) -> None:
+        del self._running[sequence.request_id]
+        self._blocks.free(sequence.block_table)
+        del sequence.block_table[:]
+
+    def _push_waiting(self, sequence: Sequence) -> None:
+        self._waiting[sequence.request_id] = sequence
+        self._num_waiting_tokens += sequence.num_tokens
+
+    def _pop_waiting(self, sequence: Sequence) -> None:
+        del self._waiting[sequence.request_id]
+        self._num_waiting_tokens -= sequence.num_tokens

@@ -1,0 +1,100 @@
+"""One request on its way through the engine: its tokens, and how far the model has read them."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from phi3svc.engine.events import FinishReason, Timings
+from phi3svc.engine.request import GenerateRequest, Request
+
+
+class SequenceStatus(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+
+
+class OutputKind(Enum):
+    """What a sequence wants of the rows the model computes for it."""
+
+    NEXT_TOKEN = auto()
+    LAST_SCORES = auto()
+    ALL_SCORES = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A chosen token and its log probability; token_id -1 when the logits had no largest value."""
+
+    token_id: int
+    logprob: float
+
+
+ScoreRows = list[list[float]]
+"""[rows of a chunk][labels]"""
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """State of one request. `scheduler.py` alone writes it.
+
+    token_ids: prompt, then generated tokens. num_computed: how many of them have keys and values in
+    the blocks of `block_table`. rope_set: the LongRoPE factors those were computed with.
+    """
+
+    request: Request
+    token_ids: list[int] = field(init=False)
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_computed: int = 0
+    block_table: array[int] = field(default_factory=lambda: array("i"))
+    rope_set: int = 0
+    scores: ScoreRows = field(default_factory=list)
+    last_logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+    num_preemptions: int = 0
+    arrival_s: float = field(default_factory=time.monotonic)
+    scheduled_s: float | None = None
+    first_output_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.prompt_ids)
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - len(self.request.prompt_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def output_kind(self) -> OutputKind:
+        if isinstance(self.request, GenerateRequest):
+            return OutputKind.NEXT_TOKEN
+        return OutputKind.ALL_SCORES if self.request.per_token else OutputKind.LAST_SCORES
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status is SequenceStatus.ENDED
+
+    def timings(self) -> Timings:
+        """Seconds from arrival to each milestone; only for a sequence that has an output."""
+        assert self.scheduled_s is not None
+        assert self.first_output_s is not None
+        return Timings(
+            queue_s=self.scheduled_s - self.arrival_s,
+            first_token_s=self.first_output_s - self.arrival_s,
+            total_s=time.monotonic() - self.arrival_s,
+            num_preemptions=self.num_preemptions,
+        )
