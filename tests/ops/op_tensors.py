@@ -1,0 +1,138 @@
+"""Hostile inputs and outputs: misaligned rows, poisoned buffers, scattered pages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import reference
+import torch
+from torch import Tensor
+
+NUM_ROWS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33]
+"""Row counts around every row block a GEMM might use."""
+
+_POISON_INT = 0x7BADBADB
+_CANARY = 12.625  # exact in bfloat16
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Tensor:
+    return (torch.randn(*shape) * std).to(dtype)
+
+
+def i32(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
+    """An output buffer whose old contents would spoil any result they leaked into."""
+    return torch.full(shape, math.nan if dtype.is_floating_point else _POISON_INT, dtype=dtype)
+
+
+def misaligned(rows: Tensor) -> Tensor:
+    """The same rows, at an odd element offset and three elements too far apart, NaN between."""
+    num_rows, width = rows.shape
+    storage = torch.full((1 + num_rows * (width + 3),), math.nan, dtype=rows.dtype)
+    view = storage[1:].view(num_rows, width + 3)[:, :width]
+    view.copy_(rows)
+    return view
+
+
+class Guarded:
+    """A contiguous, misaligned, poisoned output between canaries."""
+
+    def __init__(self, *shape: int, dtype: torch.dtype, margin: int = 65) -> None:
+        size = math.prod(shape)
+        self._storage = torch.full((size + 2 * margin,), _CANARY, dtype=dtype)
+        self._margin = margin
+        self.out = self._storage[margin : margin + size].view(shape)
+        self.out.copy_(poisoned(*shape, dtype=dtype))
+
+    def checked(self) -> Tensor:
+        """The output, once nothing around it was written."""
+        margins = torch.cat([self._storage[: self._margin], self._storage[-self._margin :]])
+        assert (margins == _CANARY).all(), "wrote outside of the output"
+        return self.out
+
+
+@dataclass(frozen=True)
+class Paged:
+    """The cached keys and values of some sequences, as `ops.attention` takes them."""
+
+    k_pages: Tensor
+    v_pages: Tensor
+    block_tables: Tensor  # i32 [B, M]
+    context_lens: Tensor  # i32 [B]
+
+
+def paginate(
+    keys: list[Tensor],
+    values: list[Tensor],
+    first_visible: list[int] | None = None,
+    num_spare_pages: int = 3,
+) -> Paged:
+    """Scatter each sequence's keys and values [n, K, D] over pages with random ids.
+
+    Everything that no query may see is NaN: the tails of last pages, spare pages, and keys before
+    `first_visible`. Table entries that nothing should read are garbage.
+    """
+    first_visible = first_visible or [0] * len(keys)
+    page_size = reference.PAGE_SIZE
+    num_pages = [-(-len(k) // page_size) for k in keys]
+    total = sum(num_pages) + num_spare_pages
+    _, num_kv_heads, head_dim = keys[0].shape
+    logical = torch.full(
+        (2, total * page_size, num_kv_heads, head_dim), math.nan, dtype=keys[0].dtype
+    )
+    ids = torch.randperm(total, dtype=torch.int32)
+    garbage = torch.tensor([-1, 2**31 - 1, -(2**31), total], dtype=torch.int32)
+    block_tables = garbage.repeat(len(keys), max(num_pages, default=0) + 2)
+    block_tables = block_tables[:, : max(num_pages, default=0) + 2].contiguous()
+    used = 0
+    for row, k, v, first, pages in zip(
+        block_tables, keys, values, first_visible, num_pages, strict=True
+    ):
+        own = ids[used : used + pages]
+        used += pages
+        row[first // page_size : pages] = own[first // page_size :]
+        slots = slots_of(own, torch.arange(first, len(k))).long()
+        logical[0, slots], logical[1, slots] = k[first:], v[first:]
+    k_logical, v_logical = logical.unflatten(1, (total, page_size))
+    return Paged(
+        reference.to_k_pages(k_logical),
+        reference.to_v_pages(v_logical),
+        block_tables,
+        i32(*map(len, keys)),
+    )
+
+
+def slots_of(page_ids: Tensor, positions: Tensor) -> Tensor:
+    """Slots (page·P + offset), int32, of the tokens at `positions` of a sequence on `page_ids`."""
+    pages = page_ids[positions // reference.PAGE_SIZE]
+    return (pages * reference.PAGE_SIZE + positions % reference.PAGE_SIZE).int()
+
+
+def starts_of(lens: list[int]) -> Tensor:
+    """query_starts, int32 [B+1]."""
+    return i32(0, *torch.tensor(lens).cumsum(0).tolist())
+
+
+# Error bounds ------------------------------------------------------------------------------------
+
+
+def rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """What one rounding to `dtype` may cost, and a little for the float32 error that tips a tie."""
+    _, exponent = torch.frexp(exact.double())
+    ulp = torch.ldexp(torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64), exponent - 1)
+    return 0.501 * ulp
+
+
+def dot_bound(x: Tensor, weight: Tensor) -> Tensor:
+    """Bound on the error of float32 dot products x · w over k terms: [T, k], [n, k] → [T, n].
+
+    The worst case is k·u·Σ|x||w| with u = 2^-24 (Higham 2002, §3.1); independent roundings grow
+    with √k, and eight standard deviations are allowed.
+    """
+    num_terms = x.shape[-1]
+    magnitude = x.double().abs() @ weight.double().abs().T
+    return 2.0**-24 * min(num_terms + 2, 8 * math.sqrt(num_terms) + 2) * magnitude + 1e-40

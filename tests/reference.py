@@ -1,0 +1,210 @@
+"""Every op of `phi3svc.ops` again in plain torch, written for reading.
+
+No packing, no pages, no blocking, no in-place writes. A function computes in the dtype of its
+arguments: on float64 copies it is the oracle, on bfloat16 tensors it is the naive low-precision
+computation that a kernel must not be worse than. Shape letters as in `phi3svc.ops`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PAGE_SIZE = 16
+
+
+def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
+    """[T], [V, E] → [T, E]"""
+    return table[token_ids.long()]
+
+
+def rms_norm(h: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """[T, E], [E] → [T, E]"""
+    return weight * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[T, k], [n, k], [n] → [T, n]"""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def swiglu(x: Tensor, gate_up: Tensor) -> Tensor:
+    """[T, E], [2F, E] with rows [gate | up] → [T, F]"""
+    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+    return up * torch.nn.functional.silu(gate)
+
+
+def mlp(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """What the MLP adds to the residual stream: [T, E] → [T, E]"""
+    return linear(swiglu(x, gate_up), down)
+
+
+def head(
+    h: Tensor,
+    rows: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """lm_head and classify_head: [T, E] → [n, V]"""
+    return linear(rms_norm(h[rows.long()], norm_weight, eps), weight, bias)
+
+
+def rotate(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first R dims of [T, heads, D] by angles given as cos, sin [T, R/2]."""
+    half = cos.shape[-1]
+    a, b, rest = y[..., :half], y[..., half : 2 * half], y[..., 2 * half :]
+    cos, sin = cos[:, None, :].to(y.dtype), sin[:, None, :].to(y.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+
+
+class QKV(NamedTuple):
+    q: Tensor  # [T, H, D]
+    k: Tensor  # [T, K, D]
+    v: Tensor  # [T, K, D]
+
+
+def qkv_rope(
+    x: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    rope_sets: Tensor,
+    rope_table: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+) -> QKV:
+    """[T, E], [(H + 2K)·D, E], [T], [T], [S, max_pos, R/2, 2] → rotated q and k, and v"""
+    head_dim = weight.shape[0] // (num_heads + 2 * num_kv_heads)
+    y = linear(x, weight).unflatten(-1, (-1, head_dim))
+    q, k, v = y.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    cos, sin = rope_table[rope_sets.long(), positions.long()].unbind(-1)
+    return QKV(rotate(q, cos, sin), rotate(k, cos, sin), v)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    """One sequence's last t queries over all of its n keys.
+
+    q: [t, H, D]; k, v: [n, K, D] → [t, H·D]
+    """
+    num_queries, num_heads, _ = q.shape
+    num_keys, num_kv_heads, _ = k.shape
+    group = num_heads // num_kv_heads
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+
+    position = torch.arange(num_keys - num_queries, num_keys)[:, None]
+    key = torch.arange(num_keys)[None, :]
+    visible = key <= position
+    if window:
+        visible &= key > position - window
+
+    scores = torch.einsum("thd,nhd->htn", q, k) * scale
+    scores = scores.masked_fill(~visible, -math.inf)
+    probabilities = torch.softmax(scores, dim=-1)
+    return torch.einsum("htn,nhd->thd", probabilities, v).flatten(1)
+
+
+# Layouts -----------------------------------------------------------------------------------------
+
+
+def pack_panels(weight: Tensor) -> Tensor:
+    """[n, k] → [ceil(n/16), k, 16], or for bfloat16 [ceil(n/16), ceil(k/2), 16, 2]"""
+    num_rows, width = weight.shape
+    odd = width % 2 if weight.dtype == torch.bfloat16 else 0
+    padded = torch.nn.functional.pad(weight, (0, odd, 0, -num_rows % 16))
+    panels = padded.unflatten(0, (-1, 16))  # [panels, 16, k]
+    if weight.dtype == torch.bfloat16:
+        return panels.unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+    return panels.transpose(1, 2).contiguous()
+
+
+def pack_gate_up_panels(weight: Tensor) -> Tensor:
+    """[2F, E] → panels that alternate gate and up, each half padded by itself"""
+    gate, up = (pack_panels(half) for half in weight.chunk(2, dim=0))
+    return torch.stack([gate, up], dim=1).flatten(0, 1)
+
+
+def to_k_pages(keys: Tensor) -> Tensor:
+    """[N, P, K, D] → [N, K, D, P], or for bfloat16 [N, K, D/2, P, 2]"""
+    by_head = keys.transpose(1, 2)  # [N, K, P, D]
+    if keys.dtype == torch.bfloat16:
+        return by_head.unflatten(3, (-1, 2)).transpose(2, 3).contiguous()
+    return by_head.transpose(2, 3).contiguous()
+
+
+def from_k_pages(k_pages: Tensor) -> Tensor:
+    """The inverse of `to_k_pages`."""
+    if k_pages.dtype == torch.bfloat16:
+        return k_pages.transpose(2, 3).flatten(3).transpose(1, 2).contiguous()
+    return k_pages.permute(0, 3, 1, 2).contiguous()
+
+
+def to_v_pages(values: Tensor) -> Tensor:
+    """[N, P, K, D] → [N, K, P, D]"""
+    return values.transpose(1, 2).contiguous()
+
+
+def from_v_pages(v_pages: Tensor) -> Tensor:
+    """The inverse of `to_v_pages`."""
+    return v_pages.transpose(1, 2).contiguous()
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+
+def philox4x32_10(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """Philox4x32 with ten rounds (Salmon et al., SC 2011)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = _PHILOX_MULTIPLIERS[0] * c0, _PHILOX_MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _WORD, (p0 >> 32) ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = (k0 + _PHILOX_WEYL[0]) & _WORD, (k1 + _PHILOX_WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def uniform(seed: int, sequence_idx: int, position: int) -> float:
+    """The number in [0, 1) that decides the token at a position; 24 bits of it."""
+    counter = (position & _WORD, sequence_idx & _WORD, 0, 0)
+    word, *_ = philox4x32_10(counter, (seed & _WORD, (seed >> 32) & _WORD))
+    return (word >> 8) * 2.0**-24
+
+
+def distribution(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Probabilities [V] after transformers' temperature, top-k and top-p processors, float64."""
+    scores = logits.double() / temperature
+    if top_k:
+        kth = scores.topk(min(top_k, scores.numel())).values[-1]
+        scores = scores.masked_fill(scores < kth, -math.inf)
+    if top_p < 1:
+        ascending, order = scores.sort()
+        removed = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
+        removed[-1] = False
+        scores = scores.masked_fill(removed.scatter(0, order, removed), -math.inf)
+    return scores.softmax(-1)
+
+
+def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, u: float) -> int:
+    """The token that the uniform number `u` draws from `logits` [V]."""
+    if temperature == 0:
+        return int(torch.nonzero(logits == logits.max())[0])
+    cumulative = distribution(logits, temperature, top_k, top_p).cumsum(-1)
+    return int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
+
+
+# Steps -------------------------------------------------------------------------------------------
+
+
+def chunks(num_tokens: int, chunk_len: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each chunk of a prompt."""
+    for start in range(0, num_tokens, chunk_len):
+        yield start, min(start + chunk_len, num_tokens)
