@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import reference
 import torch
 from torch import Tensor
+
+import reference
 
 NUM_ROWS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33]
 """Row counts around every row block a GEMM might use."""

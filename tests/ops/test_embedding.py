@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-import reference
 import torch
+
+import reference
 from compare import assert_bitwise_equal
 from op_tensors import NUM_ROWS, Guarded, randn
-
 from phi3svc import ops
 
 pytestmark = pytest.mark.usefixtures("isa")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import reference
 import torch
+
+import reference
 from compare import assert_bitwise_equal, assert_close
 from op_tensors import NUM_ROWS, Guarded, dot_bound, misaligned, randn, rounding
-
 from phi3svc import ops
 
 pytestmark = pytest.mark.usefixtures("isa")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import reference
 import torch
+
+import reference
 from compare import assert_bitwise_equal
 from op_tensors import poisoned, randn
-
 from phi3svc import _core, ops
 
 pytestmark = pytest.mark.usefixtures("isa")
