@@ -1,0 +1,1 @@
+"""Settings: frozen dataclasses, each validated once where it is made. Knows no layer above."""
