@@ -14,24 +14,19 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import structs
 
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
-from phi3svc.engine.request import ClassifyRequest, GenerateRequest, Request
-from phi3svc.errors import (
-    FieldViolation,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    PromptTooLong,
-    Unavailable,
-    UnsupportedTask,
+from phi3svc.engine.request import (
+    ClassifyRequest,
+    GenerateRequest,
+    Request,
+    check_request,
 )
-
-R = TypeVar("R", GenerateRequest, ClassifyRequest)
+from phi3svc.errors import NotFound, Overloaded, Unavailable, UnsupportedTask
 
 
 @dataclass(frozen=True)
@@ -150,14 +145,7 @@ class EngineBase(ABC):
         await self._dead.wait()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        self._check(request, "generation")
-        violations = request.sampling.violations()
-        if request.max_new_tokens < 1:
-            violations.append(
-                FieldViolation("stop.max_new_tokens", f"{request.max_new_tokens}, not at least 1")
-            )
-        if violations:
-            raise InvalidRequest(*violations)
+        self._check(request)
         stream, request_id = self._open(request)
         has_ended = False
         try:
@@ -174,8 +162,7 @@ class EngineBase(ABC):
             self._close(request_id, cancel=not has_ended)
 
     async def classify(self, request: ClassifyRequest) -> ScoresEvent:
-        task = "token-classification" if request.per_token else "sequence-classification"
-        self._check(request, task)
+        self._check(request)
         stream, request_id = self._open(request)
         has_ended = False
         try:
@@ -215,16 +202,18 @@ class EngineBase(ABC):
             stream.put(FailedEvent(request_id, "unavailable", message))
         self._dead.set()
 
-    def _check(self, request: Request, task: str) -> None:
+    def _check(self, request: Request) -> None:
         if not self._serving:
             raise Unavailable(self._death_message)
         model = self._models.get(request.model)
         if model is None:
             raise NotFound("model", request.model, tuple(self._models))
-        if task not in model.tasks:
-            heads = ", ".join(sorted(model.tasks))
-            raise UnsupportedTask(f"model {model.name!r} has no head for {task}; it has {heads}")
-        check_prompt(request.prompt_ids, model.config.vocab_size, model.max_context_len, task)
+        if request.task not in model.tasks:
+            heads = ", ".join(sorted(model.tasks)) or "none"
+            raise UnsupportedTask(
+                f"model {model.name!r} has no head for {request.task}; its heads: {heads}"
+            )
+        check_request(request, model.config.vocab_size, model.max_context_len)
 
     def _open(self, request: Request) -> tuple[Stream, str]:
         if len(self._streams) >= self._max_open_requests:
@@ -242,24 +231,6 @@ class EngineBase(ABC):
         del self._streams[request_id]
         if cancel and self._serving:
             self._cancel(request_id)
-
-
-def check_prompt(prompt_ids: list[int], vocab_size: int, max_context_len: int, task: str) -> None:
-    """Raise InvalidRequest or PromptTooLong for a prompt the model cannot take."""
-    if not prompt_ids:
-        raise InvalidRequest.of("input", "the prompt has no tokens")
-    for token_id in (min(prompt_ids), max(prompt_ids)):
-        if not 0 <= token_id < vocab_size:
-            raise InvalidRequest.of("input", f"token id {token_id}, not in 0..{vocab_size - 1}")
-    max_prompt_len = max_context_len - 1 if task == "generation" else max_context_len
-    if len(prompt_ids) > max_prompt_len:
-        raise PromptTooLong(
-            FieldViolation(
-                "input",
-                f"{len(prompt_ids)} tokens, not at most {max_prompt_len}"
-                f" (the context is {max_context_len} tokens, prompt and answer together)",
-            )
-        )
 
 
 def _merge(events: list[TokenEvent]) -> TokenEvent:

@@ -82,10 +82,7 @@ class FailedEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=Tr
     @classmethod
     def from_error(cls, request_id: str, error: BaseException) -> FailedEvent:
         """The event for an error; anything outside the error tree is an internal failure."""
-        kind = next(
-            (kind for kind, error_type in _ERROR_TYPES.items() if type(error) is error_type),
-            "engine_failed",
-        )
+        kind = _FAILURE_KINDS.get(type(error), "engine_failed")
         violations = error.violations if isinstance(error, InvalidRequest) else ()
         return cls(
             request_id,
@@ -110,13 +107,12 @@ class FailedEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=Tr
                 return EngineFailed(self.message)
 
 
-_ERROR_TYPES: dict[FailureKind, type[Phi3Error]] = {
-    "invalid_request": InvalidRequest,
-    "prompt_too_long": PromptTooLong,
-    "unsupported_task": UnsupportedTask,
-    "overloaded": Overloaded,
-    "unavailable": Unavailable,
-    "engine_failed": EngineFailed,
+_FAILURE_KINDS: dict[type[BaseException], FailureKind] = {
+    InvalidRequest: "invalid_request",
+    PromptTooLong: "prompt_too_long",
+    UnsupportedTask: "unsupported_task",
+    Overloaded: "overloaded",
+    Unavailable: "unavailable",
 }
 
 EngineEvent = TokenEvent | ScoresEvent | FailedEvent

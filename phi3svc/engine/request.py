@@ -11,7 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from phi3svc.errors import FieldViolation
+from phi3svc.errors import FieldViolation, InvalidRequest, PromptTooLong
 
 MAX_REQUEST_ID_LEN = 256
 MAX_TEMPERATURE = 100.0
@@ -71,6 +71,10 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
     want_logprobs: bool = False
 
+    @property
+    def task(self) -> str:
+        return "generation"
+
 
 class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
     """Score a text with the model's head: every token, or the last one for the whole text."""
@@ -80,6 +84,10 @@ class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="clas
     prompt_ids: Annotated[list[TokenId], Meta(min_length=1)]
     per_token: bool = False
 
+    @property
+    def task(self) -> str:
+        return "token-classification" if self.per_token else "sequence-classification"
+
 
 class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel"):
     """Forget a request and free what it holds; unknown ids are ignored, it may just have ended."""
@@ -88,3 +96,38 @@ class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel
 
 
 Request = GenerateRequest | ClassifyRequest
+
+
+def check_request(request: Request, vocab_size: int, context_len: int) -> None:
+    """Raise InvalidRequest or PromptTooLong if a model of that size can never serve it."""
+    prompt_ids = request.prompt_ids
+    violations = []
+    if not prompt_ids:
+        violations.append(FieldViolation("input", "the prompt has no tokens"))
+    elif min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
+        bad = max(prompt_ids) if min(prompt_ids) >= 0 else min(prompt_ids)
+        violations.append(FieldViolation("input", f"token id {bad}, not in 0..{vocab_size - 1}"))
+    if isinstance(request, GenerateRequest):
+        violations += request.sampling.violations()
+        if request.max_new_tokens < 1:
+            violations.append(
+                FieldViolation("stop.max_new_tokens", f"{request.max_new_tokens}, not at least 1")
+            )
+    if violations:
+        raise InvalidRequest(*violations)
+    check_prompt_len(request, context_len)
+
+
+def check_prompt_len(request: Request, context_len: int) -> None:
+    """Raise PromptTooLong if the prompt, and one token of an answer, exceed `context_len`."""
+    is_generation = isinstance(request, GenerateRequest)
+    max_prompt_len = context_len - 1 if is_generation else context_len
+    if len(request.prompt_ids) > max_prompt_len:
+        for_what = "the prompt and at least one new token" if is_generation else "the text"
+        raise PromptTooLong(
+            FieldViolation(
+                "input",
+                f"{len(request.prompt_ids)} tokens, not at most {max_prompt_len}:"
+                f" the context of {context_len} tokens must hold {for_what}",
+            )
+        )

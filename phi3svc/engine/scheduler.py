@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
-from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.request import GenerateRequest, check_prompt_len
 from phi3svc.engine.sequence import (
     OutputKind,
     SampledToken,
@@ -25,24 +25,31 @@ from phi3svc.engine.sequence import (
     Sequence,
     SequenceStatus,
 )
-from phi3svc.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong
+from phi3svc.errors import InvalidRequest, Overloaded
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start .. start + num_tokens` of a sequence, to be computed in one step.
+    """Tokens `start .. end` of a sequence, to be computed in one step.
 
-    num_outputs: how many of its rows, the last ones, have an output that is wanted.
+    wanted_rows: the tokens among them whose rows have an output that is wanted.
     """
 
     sequence: Sequence
     start: int
-    num_tokens: int
-    num_outputs: int
+    end: int
+    wanted_rows: range
+
+    @classmethod
+    def of(cls, sequence: Sequence, num_tokens: int) -> Chunk:
+        """The next `num_tokens` of a sequence."""
+        start = sequence.num_computed
+        end = start + num_tokens
+        return cls(sequence, start, end, sequence.wanted_rows(start, end))
 
     @property
-    def end(self) -> int:
-        return self.start + self.num_tokens
+    def num_tokens(self) -> int:
+        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +108,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises PromptTooLong if it can never fit, Overloaded if now is bad."""
-        is_generation = sequence.output_kind is OutputKind.NEXT_TOKEN
-        max_prompt_len = self._context_len - is_generation
-        if sequence.num_tokens > max_prompt_len:
-            raise PromptTooLong(
-                FieldViolation(
-                    "input",
-                    f"{sequence.num_tokens} tokens, not at most {max_prompt_len}"
-                    f" (the context is {self._context_len} tokens, prompt and answer together)",
-                )
-            )
+        check_prompt_len(sequence.request, self._context_len)
         if sequence.request_id in self._waiting or sequence.request_id in self._running:
             raise InvalidRequest.of("request_id", f"{sequence.request_id!r} is in use")
         if len(self._waiting) >= self._config.max_waiting_requests:
@@ -131,23 +129,13 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """Choose the next step's chunks; empty only when there is no work."""
+        self._make_room()
         chunks: list[Chunk] = []
         budget = self._config.max_step_tokens
-        for sequence in self._decoding():
-            if budget == 0:
-                break
-            if sequence.status is SequenceStatus.RUNNING and self._grow(sequence):
-                chunks.append(self._chunk(sequence, 1))
-                budget -= 1
-        for sequence in self._prefilling():
-            if budget == 0:
-                break
+        candidates = self._candidates()
+        while budget > 0 and (sequence := next(candidates, None)) is not None:
             num_tokens = min(budget, sequence.num_uncomputed)
-            chunks.append(self._chunk(sequence, num_tokens))
-            budget -= num_tokens
-        while budget > 0 and (admitted := self._admit()) is not None:
-            num_tokens = min(budget, admitted.num_uncomputed)
-            chunks.append(self._chunk(admitted, num_tokens))
+            chunks.append(Chunk.of(sequence, num_tokens))
             budget -= num_tokens
         return Batch(chunks)
 
@@ -169,14 +157,14 @@ class Scheduler:
                 self._append(sequence, output)
             else:
                 sequence.scores += output
-                if sequence.num_uncomputed == 0:
+                is_pooled = sequence.output_kind is OutputKind.POOLED_SCORES
+                if is_pooled or sequence.num_uncomputed == 0:
                     self._end(sequence)
 
     def _append(self, sequence: Sequence, sampled: SampledToken) -> None:
         request = sequence.request
         assert isinstance(request, GenerateRequest)
         sequence.token_ids.append(sampled.token_id)
-        sequence.last_logprob = sampled.logprob
         if sampled.token_id in request.stop_token_ids:
             sequence.finish_reason = "stop_token"
         elif (
@@ -191,31 +179,25 @@ class Scheduler:
             # of every token change, and every token is computed again.
             self._reset(sequence)
 
-    def _decoding(self) -> Iterator[Sequence]:
-        # A list: growing one sequence may take another out of `_running`.
-        return iter([s for s in self._running.values() if s.num_computed == s.num_tokens - 1])
+    def _candidates(self) -> Iterator[Sequence]:
+        """Sequences in the order they are served; waiting ones are admitted as they are taken."""
+        running = list(self._running.values())
+        yield from (sequence for sequence in running if sequence.num_uncomputed == 1)
+        yield from (sequence for sequence in running if sequence.num_uncomputed > 1)
+        while (admitted := self._admit()) is not None:
+            yield admitted
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        return (s for s in self._running.values() if s.num_computed < s.num_tokens - 1)
-
-    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
-        if sequence.output_kind is OutputKind.ALL_SCORES:
-            num_outputs = num_tokens
-        else:
-            num_outputs = int(num_tokens == sequence.num_uncomputed)
-        return Chunk(sequence, sequence.num_computed, num_tokens, num_outputs)
-
-    def _grow(self, sequence: Sequence) -> bool:
-        """Make room for the sequence's last token; False if it had to give way itself."""
-        if sequence.num_tokens <= len(sequence.block_table) * self._blocks.block_size:
-            return True
-        while self._blocks.num_free == 0:
-            newest = next(reversed(self._running.values()))
-            self._preempt(newest)
-            if newest is sequence:
-                return False
-        sequence.block_table.extend(self._blocks.allocate(1))
-        return True
+    def _make_room(self) -> None:
+        """Give every running sequence a block for its last token, oldest first."""
+        for sequence in list(self._running.values()):
+            while (
+                sequence.status is SequenceStatus.RUNNING
+                and sequence.num_tokens > len(sequence.block_table) * self._blocks.block_size
+            ):
+                if self._blocks.num_free > 0:
+                    sequence.block_table.extend(self._blocks.allocate(1))
+                else:
+                    self._preempt(next(reversed(self._running.values())))
 
     def _admit(self) -> Sequence | None:
         """Start the oldest waiting sequence if there is room for all its known tokens."""

@@ -21,7 +21,7 @@ class OutputKind(Enum):
     """What a sequence wants of the rows the model computes for it."""
 
     NEXT_TOKEN = auto()
-    LAST_SCORES = auto()
+    POOLED_SCORES = auto()
     ALL_SCORES = auto()
 
 
@@ -41,18 +41,19 @@ ScoreRows = list[list[float]]
 class Sequence:
     """State of one request. `scheduler.py` alone writes it.
 
-    token_ids: prompt, then generated tokens. num_computed: how many of them have keys and values in
-    the blocks of `block_table`. rope_set: the LongRoPE factors those were computed with.
+    pooled_idx: the token whose scores stand for a whole text, for POOLED_SCORES alone. token_ids:
+    prompt, then generated tokens. num_computed: how many of them have keys and values in the blocks
+    of `block_table`. rope_set: the LongRoPE factors those were computed with.
     """
 
     request: Request
+    pooled_idx: int = -1
     token_ids: list[int] = field(init=False)
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed: int = 0
     block_table: array[int] = field(default_factory=lambda: array("i"))
     rope_set: int = 0
     scores: ScoreRows = field(default_factory=list)
-    last_logprob: float = 0.0
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
     arrival_s: float = field(default_factory=time.monotonic)
@@ -82,7 +83,18 @@ class Sequence:
     def output_kind(self) -> OutputKind:
         if isinstance(self.request, GenerateRequest):
             return OutputKind.NEXT_TOKEN
-        return OutputKind.ALL_SCORES if self.request.per_token else OutputKind.LAST_SCORES
+        return OutputKind.ALL_SCORES if self.request.per_token else OutputKind.POOLED_SCORES
+
+    def wanted_rows(self, start: int, end: int) -> range:
+        """Of the tokens `start .. end`, those whose rows have an output that is wanted."""
+        match self.output_kind:
+            case OutputKind.NEXT_TOKEN:
+                return range(end - 1, end) if end == self.num_tokens else range(0)
+            case OutputKind.POOLED_SCORES:
+                is_inside = start <= self.pooled_idx < end
+                return range(self.pooled_idx, self.pooled_idx + 1) if is_inside else range(0)
+            case OutputKind.ALL_SCORES:
+                return range(start, end)
 
     @property
     def has_ended(self) -> bool:

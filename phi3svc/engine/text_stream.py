@@ -1,0 +1,124 @@
+"""From token events to text: detokenized, cut at stop strings, coalesced, with a digest."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from phi3svc.engine.async_engine import EngineClient
+from phi3svc.engine.events import (
+    Completed,
+    Delta,
+    Finished,
+    Started,
+    StreamEndReason,
+    TextEvent,
+)
+from phi3svc.engine.request import GenerateRequest, SamplingParams
+from phi3svc.text.detokenizer import Detokenizer
+from phi3svc.text.tokenizer import Tokenizer
+
+
+async def generate_text(
+    client: EngineClient,
+    request: GenerateRequest,
+    tokenizer: Tokenizer,
+    *,
+    stop_strings: Sequence[str] = (),
+    coalesce_ms: float = 0.0,
+) -> AsyncGenerator[TextEvent, None]:
+    """Yield Started, Deltas, Finished and Completed for one request; raises as the client does.
+
+    stop_strings: text in which any of them is complete ends there, without it; the stream then
+    finishes with the token that completed it, whatever the engine has computed beyond.
+    coalesce_ms: least time from one delta to the next; all that came meanwhile goes into one.
+
+    Closing this iterator, or cancelling the task that waits in it, cancels the request at once.
+    """
+    started_s = time.monotonic()
+    detokenizer = Detokenizer(tokenizer, stop_strings)
+    token_ids: list[int] = []
+    queue_s = first_token_s = 0.0
+    reason: StreamEndReason | None = None
+    stop_string: str | None = None
+    async with aclosing(client.generate(request)) as events:
+        async for event in events:
+            if not token_ids:
+                first_token_s = time.monotonic() - started_s
+                yield Started(
+                    request.request_id,
+                    request.model,
+                    request.sampling.seed,
+                    len(request.prompt_ids),
+                )
+            if event.timings is not None:
+                queue_s = event.timings.queue_s
+            delta_text = ""
+            delta_len = 0
+            for token_id in event.token_ids:
+                delta_len += 1
+                is_last = delta_len == len(event.token_ids)
+                if event.finish == "stop_token" and is_last:
+                    break  # the stop token ends the text and is no part of it
+                output = detokenizer.push([token_id])
+                delta_text += output.text
+                if output.stop_string is not None:
+                    reason, stop_string = "stop_string", output.stop_string
+                    break
+            reason = reason or event.finish
+            if reason is not None and stop_string is None:
+                delta_text += detokenizer.finish()
+            new_ids = event.token_ids[:delta_len]
+            token_ids += new_ids
+            yield Delta(delta_text, tuple(new_ids), tuple(event.logprobs[:delta_len]))
+            if reason is not None:
+                break
+            if coalesce_ms > 0:
+                await asyncio.sleep(coalesce_ms / 1000)
+    assert reason is not None, "the engine ended a stream without a reason"
+    fingerprint = client.models[request.model].fingerprint
+    yield Finished(
+        reason,
+        stop_string,
+        len(token_ids),
+        stream_digest(fingerprint, request, stop_strings, token_ids),
+    )
+    yield Completed(
+        prompt_token_count=len(request.prompt_ids),
+        completion_token_count=len(token_ids),
+        queue_s=queue_s,
+        first_token_s=first_token_s,
+        total_s=time.monotonic() - started_s,
+    )
+
+
+def stream_digest(
+    fingerprint: str,
+    request: GenerateRequest,
+    stop_strings: Iterable[str],
+    token_ids: Sequence[int],
+) -> str:
+    """Hex SHA-256 over checkpoint, request and answer, so that two replicas can be compared.
+
+    Only what decides the answer counts: stop conditions as sets, and no sampling setting, seed
+    included, when decoding is greedy.
+    """
+    sampling = request.sampling if request.sampling.temperature > 0 else SamplingParams()
+    canonical = msgspec.msgpack.encode(
+        (
+            "phi3svc.v1",
+            fingerprint,
+            request.prompt_ids,
+            (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed),
+            request.max_new_tokens,
+            sorted(set(request.stop_token_ids)),
+            sorted(set(stop_strings)),
+            list(token_ids),
+        )
+    )
+    return hashlib.sha256(canonical).hexdigest()
