@@ -5,6 +5,7 @@ Phi3Error
 ├─ InvalidRequest           the caller's mistake; carries every field violation at once
 │  └─ PromptTooLong         prompt, or prompt and answer, exceed the model's context
 ├─ NotFound                 unknown model, adapter or request
+├─ AlreadyExists            a request of that id is running
 ├─ UnsupportedTask          the model exists and has no head for this RPC
 ├─ Overloaded               bounded queue full; says when to retry
 ├─ Unavailable              starting, draining, or the engine is gone
@@ -68,6 +69,10 @@ class NotFound(Phi3Error):
         super().__init__(f"{kind} {name!r} not found{hint}")
         self.kind = kind
         self.name = name
+
+
+class AlreadyExists(Phi3Error):
+    """Something of that name is there already: a request id in use."""
 
 
 class UnsupportedTask(Phi3Error):

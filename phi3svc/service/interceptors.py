@@ -1,11 +1,11 @@
-"""Around every RPC of ours: errors become statuses, and a draining server refuses new work."""
+"""Around every RPC of ours: the gate refuses work, errors become statuses."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -13,43 +13,62 @@ import grpc.aio
 from phi3svc.errors import Unavailable
 from phi3svc.service.status import status_of
 
-# Health and reflection answer while draining and have statuses of their own.
+# Health and reflection answer at all times and have statuses of their own.
 _OWN_PREFIX = "/phi3svc."
 
 UnaryBehavior = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
-StreamBehavior = Callable[[Any, grpc.aio.ServicerContext], AsyncIterator[Any]]
+StreamBehavior = Callable[[Any, grpc.aio.ServicerContext], AsyncGenerator[Any, None]]
 
 
 class Gate:
-    """Counts RPCs under way; once closed, refuses new ones and tells when the last has left."""
+    """Which RPCs are under way, and whether new ones may start. It is shut until opened."""
 
     def __init__(self) -> None:
-        self._num_active = 0
-        self._is_closed = False
+        self._refusal: str | None = "the server is starting"
+        self._ending: str | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def num_active(self) -> int:
-        return self._num_active
+        return len(self._tasks)
 
-    def close(self) -> None:
-        self._is_closed = True
+    def open(self) -> None:
+        self._refusal = None
+
+    def close(self, refusal: str) -> None:
+        """From now on new RPCs are refused with this message; running ones go on."""
+        self._refusal = refusal
 
     async def wait_idle(self) -> None:
         """Returns once no RPC is under way."""
         await self._idle.wait()
 
-    def __enter__(self) -> None:
-        if self._is_closed:
-            raise Unavailable("the server is draining; try another replica")
-        self._num_active += 1
-        self._idle.clear()
+    def end_all(self, reason: str) -> None:
+        """Ends running RPCs with UNAVAILABLE and this message."""
+        self._ending = reason
+        for task in self._tasks:
+            task.cancel()
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._num_active -= 1
-        if self._num_active == 0:
+    def __enter__(self) -> Self:
+        if self._refusal is not None:
+            raise Unavailable(self._refusal)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._idle.clear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+        if not self._tasks:
             self._idle.set()
+        if kind is asyncio.CancelledError and self._ending is not None:
+            task.uncancel()
+            raise Unavailable(self._ending)
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -87,8 +106,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             try:
                 with self._gate:
                     return await behavior(request, context)
-            except grpc.aio.AbortError:
-                raise
             except Exception as error:
                 await _abort(context, error)
 
@@ -103,8 +120,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:
                             await context.write(response)
-            except grpc.aio.AbortError:
-                raise
             except Exception as error:
                 await _abort(context, error)
 

@@ -1,14 +1,15 @@
 """The one place where errors become gRPC statuses, with rich details.
 
-| error               | code                | details                                                      |
-|---------------------|---------------------|--------------------------------------------------------------|
-| InvalidRequest      | INVALID_ARGUMENT    | BadRequest, ErrorInfo INVALID_REQUEST                        |
-| PromptTooLong       | INVALID_ARGUMENT    | BadRequest, ErrorInfo CONTEXT_LENGTH_EXCEEDED with the sizes |
-| NotFound            | NOT_FOUND           | ResourceInfo, ErrorInfo NOT_FOUND                            |
-| UnsupportedTask     | FAILED_PRECONDITION | ErrorInfo UNSUPPORTED_TASK                                   |
-| Overloaded          | RESOURCE_EXHAUSTED  | RetryInfo, ErrorInfo OVERLOADED, trailer pushback            |
-| Unavailable         | UNAVAILABLE         | RetryInfo, ErrorInfo UNAVAILABLE                             |
-| everything else     | INTERNAL            | ErrorInfo INTERNAL with an id; the traceback is only logged  |
+| error           | code                | details                                            |
+|-----------------|---------------------|----------------------------------------------------|
+| InvalidRequest  | INVALID_ARGUMENT    | BadRequest, ErrorInfo INVALID_REQUEST              |
+| PromptTooLong   | INVALID_ARGUMENT    | BadRequest, ErrorInfo CONTEXT_LENGTH_EXCEEDED      |
+| NotFound        | NOT_FOUND           | ResourceInfo, ErrorInfo NOT_FOUND                  |
+| AlreadyExists   | ALREADY_EXISTS      | ErrorInfo ALREADY_EXISTS                           |
+| UnsupportedTask | FAILED_PRECONDITION | ErrorInfo UNSUPPORTED_TASK                         |
+| Overloaded      | RESOURCE_EXHAUSTED  | RetryInfo, ErrorInfo OVERLOADED, pushback trailer  |
+| Unavailable     | UNAVAILABLE         | RetryInfo, ErrorInfo UNAVAILABLE                   |
+| everything else | INTERNAL            | ErrorInfo INTERNAL with an id; the log has the rest |
 
 Details travel as `google.rpc.Status` in the trailer `grpc-status-details-bin`.
 """
@@ -26,6 +27,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from phi3svc.errors import (
+    AlreadyExists,
     FieldViolation,
     InvalidRequest,
     NotFound,
@@ -90,6 +92,8 @@ def _describe(error: Exception) -> tuple[grpc.StatusCode, str, list[Message]]:
                 description="not found",
             )
             return grpc.StatusCode.NOT_FOUND, str(error), [resource, _info("NOT_FOUND")]
+        case AlreadyExists():
+            return grpc.StatusCode.ALREADY_EXISTS, str(error), [_info("ALREADY_EXISTS")]
         case UnsupportedTask():
             code = grpc.StatusCode.FAILED_PRECONDITION
             return code, str(error), [_info("UNSUPPORTED_TASK")]
@@ -126,9 +130,7 @@ def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.Ba
 
 
 def _info(reason: str, metadata: dict[str, str] | None = None) -> error_details_pb2.ErrorInfo:
-    return error_details_pb2.ErrorInfo(
-        reason=reason, domain=ERROR_DOMAIN, metadata=metadata or {}
-    )
+    return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata or {})
 
 
 def _retry(after_s: float) -> error_details_pb2.RetryInfo:

@@ -1,0 +1,315 @@
+"""A small asyncio client, as the command line uses it.
+
+    async with Client.connect("127.0.0.1:50051") as client:
+        async for event in client.generate([("user", "Hello!")], max_new_tokens=50):
+            if isinstance(event, Delta):
+                print(event.text, end="", flush=True)
+
+Failed calls raise the server's own error (`InvalidRequest`, `Overloaded`, …), rebuilt from the
+rich status, or `CallError`; either way the message is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from phi3svc.engine.events import Completed, Delta, Finished, Started, StreamEndReason, TextEvent
+from phi3svc.service.remote_errors import error_of
+from phi3svc.v1 import (
+    chat_pb2,
+    classification_service_pb2,
+    classification_service_pb2_grpc,
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    sampling_pb2,
+    tokenizer_service_pb2,
+    tokenizer_service_pb2_grpc,
+)
+
+MAX_RECEIVE_BYTES = 64 << 20
+
+_REASONS: dict[int, StreamEndReason] = {
+    generation_service_pb2.FINISH_REASON_STOP_TOKEN: "stop_token",
+    generation_service_pb2.FINISH_REASON_STOP_STRING: "stop_string",
+    generation_service_pb2.FINISH_REASON_LENGTH: "length",
+}
+_TASKS: dict[int, str] = {
+    model_service_pb2.TASK_GENERATION: "generation",
+    model_service_pb2.TASK_SEQUENCE_CLASSIFICATION: "sequence-classification",
+    model_service_pb2.TASK_TOKEN_CLASSIFICATION: "token-classification",
+}
+
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label of a text. score: probability, or the raw value of a regression model."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A labelled token or entity: characters `start` up to, not including, `end` of its text."""
+
+    label: str
+    score: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Every token of a text with its label, and the entities they form."""
+
+    tokens: tuple[Span, ...]
+    entities: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model as the server describes it. tasks: as in `ModelInfo`; labels: by class."""
+
+    name: str
+    tasks: frozenset[str]
+    architecture: str
+    dtype: str
+    max_context_len: int
+    vocab_size: int
+    num_params: int
+    labels: tuple[str, ...]
+    fingerprint: str
+
+
+class Client:
+    """One connection to a server. Use it as an async context manager, or `close` it.
+
+    model arguments may stay empty when the server has one model for the task. timeout_s: deadline
+    of the call; the server frees its work when it passes.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self._channel = channel
+        self._address = address
+        self._generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        self._classification = classification_service_pb2_grpc.ClassificationServiceStub(channel)
+        self._tokenizer = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    @classmethod
+    def connect(cls, address: str) -> Self:
+        """A client of `host:port` or `unix:path`; the connection is made by the first call."""
+        options = [("grpc.max_receive_message_length", MAX_RECEIVE_BYTES)]
+        return cls(grpc.aio.insecure_channel(address, options=options), address)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def generate(
+        self,
+        prompt: str | Sequence[tuple[str, str]] | Sequence[int],
+        *,
+        model: str = "",
+        request_id: str = "",
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        stop: Iterable[str] = (),
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        wants_logprobs: bool = False,
+        wants_token_ids: bool = False,
+        coalesce_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[TextEvent, None]:
+        """Yields Started, Deltas, Finished, Completed. Closing the iterator cancels the call.
+
+        prompt: text, a conversation as (role, content) turns, or token ids.
+        """
+        request = generation_service_pb2.GenerateRequest(
+            model=model,
+            request_id=request_id,
+            sampling=sampling_pb2.SamplingParams(
+                temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+            ),
+            stop=sampling_pb2.StopCriteria(
+                max_new_tokens=max_new_tokens,
+                strings=stop,
+                token_ids=stop_token_ids,
+                ignore_eos=ignore_eos,
+            ),
+            output=generation_service_pb2.OutputOptions(
+                logprobs=wants_logprobs, token_ids=wants_token_ids, coalesce_ms=coalesce_ms
+            ),
+        )
+        _set_prompt(request, prompt)
+        call = self._generation.Generate(request, timeout=timeout_s)
+        try:
+            with self._errors():
+                async for response in call:
+                    event = _to_event(response)
+                    if event is not None:
+                        yield event
+        finally:
+            call.cancel()
+
+    async def complete(
+        self,
+        prompt: str | Sequence[tuple[str, str]] | Sequence[int],
+        *,
+        model: str = "",
+        temperature: float | None = None,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
+        """The whole answer as one text; `generate` has more options."""
+        pieces = []
+        stream = self.generate(
+            prompt,
+            model=model,
+            temperature=temperature,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            timeout_s=timeout_s,
+        )
+        async with aclosing(stream) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    pieces.append(event.text)
+        return "".join(pieces)
+
+    async def classify(
+        self, texts: Sequence[str], *, model: str = "", timeout_s: float | None = None
+    ) -> list[tuple[LabelScore, ...]]:
+        """Per text every label, the best first."""
+        request = classification_service_pb2.ClassifyRequest(model=model, texts=texts)
+        response = await self._call(self._classification.Classify(request, timeout=timeout_s))
+        return [
+            tuple(LabelScore(item.label, item.score) for item in result.labels)
+            for result in response.results
+        ]
+
+    async def classify_tokens(
+        self, texts: Sequence[str], *, model: str = "", timeout_s: float | None = None
+    ) -> list[TokenLabels]:
+        """Per text its labelled tokens and entities."""
+        request = classification_service_pb2.ClassifyTokensRequest(model=model, texts=texts)
+        response = await self._call(self._classification.ClassifyTokens(request, timeout=timeout_s))
+        return [
+            TokenLabels(tuple(_spans(result.tokens)), tuple(_spans(result.entities)))
+            for result in response.results
+        ]
+
+    async def tokenize(
+        self, text: str, *, model: str = "", parse_special: bool = True
+    ) -> list[int]:
+        request = tokenizer_service_pb2.TokenizeRequest(
+            model=model, text=text, parse_special=parse_special
+        )
+        return list((await self._call(self._tokenizer.Tokenize(request))).token_ids)
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[RemoteModel]:
+        """In the order given to the server."""
+        request = model_service_pb2.ListModelsRequest()
+        response = await self._call(self._models.ListModels(request, timeout=timeout_s))
+        return [_to_model(model) for model in response.models]
+
+    async def _call(self, call: Awaitable[Response]) -> Response:
+        with self._errors():
+            return await call
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self._address) from None
+
+
+def _set_prompt(
+    request: generation_service_pb2.GenerateRequest,
+    prompt: str | Sequence[tuple[str, str]] | Sequence[int],
+) -> None:
+    if isinstance(prompt, str):
+        request.prompt = prompt
+        return
+    turns = [item for item in prompt if isinstance(item, tuple)]
+    if turns:
+        messages = [chat_pb2.ChatMessage(role=role, content=content) for role, content in turns]
+        request.chat.messages.extend(messages)
+    else:
+        request.token_ids.ids.extend(item for item in prompt if isinstance(item, int))
+        request.token_ids.SetInParent()
+
+
+def _to_event(response: generation_service_pb2.GenerateResponse) -> TextEvent | None:
+    """None for an event that a newer server has and this client does not know."""
+    match response.WhichOneof("event"):
+        case "started":
+            started = response.started
+            return Started(
+                started.request_id, started.model, started.seed, started.prompt_token_count
+            )
+        case "delta":
+            delta = response.delta
+            return Delta(delta.text, tuple(delta.token_ids), tuple(delta.logprobs))
+        case "finished":
+            finished = response.finished
+            return Finished(
+                _REASONS[finished.reason],
+                finished.stop_string or None,
+                finished.token_count,
+                finished.digest,
+            )
+        case "completed":
+            usage, timings = response.completed.usage, response.completed.timings
+            return Completed(
+                usage.prompt_token_count,
+                usage.generated_token_count,
+                timings.queue_wait_ms / 1000,
+                timings.time_to_first_token_ms / 1000,
+                timings.total_ms / 1000,
+            )
+        case _:
+            return None
+
+
+def _spans(
+    items: Iterable[classification_service_pb2.TokenLabel | classification_service_pb2.Entity],
+) -> Iterator[Span]:
+    for item in items:
+        yield Span(item.label, item.score, item.text, item.start, item.end)
+
+
+def _to_model(model: model_service_pb2.Model) -> RemoteModel:
+    return RemoteModel(
+        name=model.name,
+        tasks=frozenset(_TASKS[task] for task in model.tasks if task in _TASKS),
+        architecture=model.architecture,
+        dtype=model.dtype,
+        max_context_len=model.max_context_token_count,
+        vocab_size=model.vocab_size,
+        num_params=model.parameter_count,
+        labels=tuple(model.labels),
+        fingerprint=model.fingerprint,
+    )
