@@ -1,0 +1,187 @@
+"""Which tensors a checkpoint's safetensors files hold, and where: headers only, no weights.
+
+A safetensors file is an 8-byte little-endian length, a JSON header of that many bytes, and the
+data. Everything in it comes from outside, so it is held to the format's own rules before a byte is
+used: every tensor's span matches its shape, and the spans tile the data without overlap or gap. The
+safetensors library checks these too; this reader also bounds the JSON, names the tensor at fault,
+and tells where a tensor lies, so that `model/weights.py` can read it without mapping the file.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3svc.config.json_file import Fields, parse_json_object, read_json_object
+from phi3svc.errors import ConfigError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+BYTES_PER_ELEMENT = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+MAX_HEADER_BYTES = 16 << 20
+MAX_SHARDS = 4096
+MAX_RANK = 8
+MAX_DIM = 1 << 40
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: `num_bytes` bytes at `offset` of `file`, row major; dtype as safetensors names
+    it, "BF16" for instance."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+
+def list_tensors(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of the checkpoint in folder `path`, by name.
+
+    As in transformers, a single model.safetensors goes before a sharded index. Raises ConfigError
+    in one line: no safetensors, a shard that is absent, an index naming a file outside the folder,
+    a tensor that is missing from its shard or in two shards, or a file that breaks the format.
+    """
+    if (path / SINGLE_FILE).is_file():
+        return read_header(path / SINGLE_FILE)
+    if not (path / INDEX_FILE).is_file():
+        raise ConfigError(_no_weights(path))
+    index = _read_index(path / INDEX_FILE)
+    tensors: dict[str, TensorInfo] = {}
+    for file_name in sorted(set(index.values())):
+        for name, tensor in read_header(path / file_name).items():
+            if name in tensors:
+                raise ConfigError(
+                    f"{path}: tensor {reprlib.repr(name)} is in both {tensors[name].file.name} "
+                    f"and {file_name}"
+                )
+            tensors[name] = tensor
+    for name, file_name in index.items():
+        if name not in tensors or tensors[name].file.name != file_name:
+            raise ConfigError(
+                f"{path / INDEX_FILE}: tensor {reprlib.repr(name)} is not in {file_name}"
+            )
+    return tensors
+
+
+def first_float_dtype(path: Path) -> str:
+    """The dtype of the first floating-point tensor: what a config without a dtype means."""
+    for tensor in list_tensors(path).values():
+        if tensor.dtype in FLOAT_DTYPES:
+            return FLOAT_DTYPES[tensor.dtype]
+    raise ConfigError(f"{path}: no tensor in {', '.join(FLOAT_DTYPES)}")
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file, in the order of its header."""
+    try:
+        with file.open("rb") as stream:
+            file_size = stream.seek(0, 2)
+            stream.seek(0)
+            header_len = int.from_bytes(stream.read(8), "little")
+            if file_size < 8 or header_len > file_size - 8:
+                raise ConfigError(
+                    f"{file}: truncated or not safetensors: header of {header_len} bytes in a "
+                    f"file of {file_size}"
+                )
+            if header_len > MAX_HEADER_BYTES:
+                raise ConfigError(
+                    f"{file}: header of {header_len} bytes; expected at most {MAX_HEADER_BYTES}"
+                )
+            header = parse_json_object(stream.read(header_len), f"{file} header")
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    header.pop("__metadata__", None)
+    data_start = 8 + header_len
+    tensors = {name: _tensor_info(name, entry, file, data_start) for name, entry in header.items()}
+    _check_tiling(file, tensors, data_start, file_size)
+    return tensors
+
+
+def _tensor_info(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:
+    where = f"{file}: tensor {reprlib.repr(name)}"
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} has no description")
+    dtype = Fields(entry, where).choice("dtype", tuple(BYTES_PER_ELEMENT))
+    shape = _integers(entry.get("shape"))
+    if shape is None or len(shape) > MAX_RANK:
+        Fields(entry, where).fail("shape", f"up to {MAX_RANK} sizes of at most {MAX_DIM}")
+    offsets = _integers(entry.get("data_offsets"))
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        Fields(entry, where).fail("data_offsets", "[begin, end] with begin <= end")
+    num_bytes = offsets[1] - offsets[0]
+    expected = math.prod(shape) * BYTES_PER_ELEMENT[dtype]
+    if num_bytes != expected:
+        raise ConfigError(
+            f"{where} spans {num_bytes} bytes; {dtype} {list(shape)} needs {expected}"
+        )
+    return TensorInfo(name, file, dtype, shape, data_start + offsets[0], num_bytes)
+
+
+def _check_tiling(
+    file: Path, tensors: dict[str, TensorInfo], data_start: int, file_size: int
+) -> None:
+    end = data_start
+    for tensor in sorted(tensors.values(), key=lambda t: (t.offset, t.num_bytes)):
+        if tensor.offset != end:
+            fault = "overlaps its neighbour" if tensor.offset < end else "leaves a gap before it"
+            raise ConfigError(f"{file}: tensor {reprlib.repr(tensor.name)} {fault}")
+        end += tensor.num_bytes
+    if end != file_size:
+        raise ConfigError(
+            f"{file}: {file_size} bytes long, but its header describes {end}; truncated download?"
+        )
+
+
+def _integers(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list):
+        return None
+    if not all(type(item) is int and 0 <= item <= MAX_DIM for item in value):
+        return None
+    return tuple(value)
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    weight_map = Fields(read_json_object(file, MAX_HEADER_BYTES), str(file)).object("weight_map")
+    if not weight_map:
+        raise ConfigError(f"{file}: weight_map is missing or empty")
+    index: dict[str, str] = {}
+    for name, file_name in weight_map.items():
+        # A plain name keeps the index from reaching outside the checkpoint's folder.
+        if (
+            not isinstance(file_name, str)
+            or not file_name.endswith(".safetensors")
+            or not file_name.isprintable()
+            or Path(file_name).name != file_name
+            or "\\" in file_name
+        ):
+            raise ConfigError(
+                f"{file}: tensor {reprlib.repr(name)} is said to be in {reprlib.repr(file_name)}; "
+                "expected the plain name of a .safetensors file beside the index"
+            )
+        index[name] = file_name
+    if len(set(index.values())) > MAX_SHARDS:
+        raise ConfigError(f"{file}: more than {MAX_SHARDS} shards")
+    return index
+
+
+def _no_weights(path: Path) -> str:
+    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
+        return (
+            f"{path}: has pickled weights only, which are never loaded; convert them, for instance "
+            "with transformers' from_pretrained and save_pretrained"
+        )
+    return f"{path}: has neither {SINGLE_FILE} nor {INDEX_FILE}"

@@ -1,0 +1,78 @@
+"""What one forward pass needs to know about the sequences in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phi3svc.ops import PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive tokens of one sequence, to be computed in one step.
+
+    token_ids: the tokens at positions start, start + 1, ...; rope_set: `Phi3Config.rope_set` of the
+    *whole* sequence; pages: page ids of positions 0..15, 16..31, ..., up to the chunk's end.
+    """
+
+    token_ids: Sequence[int]
+    start: int
+    rope_set: int
+    pages: Sequence[int]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """T tokens of B sequences, packed without padding, in the order of the sequences.
+
+    token_ids, positions, rope_sets, slots (page · P + offset): int32 [T]; query_starts: int32
+    [B+1], where each sequence's tokens begin, and T; context_lens: int32 [B], tokens of each
+    sequence with these; block_tables: int32 [B, M], page ids, rows padded with anything.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    rope_sets: Tensor
+    slots: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_ids.shape[0]
+
+    @classmethod
+    def pack(cls, chunks: Sequence[Chunk]) -> ModelInput:
+        """Lay out one chunk each of distinct sequences."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        rope_sets: list[int] = []
+        slots: list[int] = []
+        query_starts = [0]
+        for chunk in chunks:
+            span = range(chunk.start, chunk.start + len(chunk.token_ids))
+            token_ids += chunk.token_ids
+            positions += span
+            rope_sets += [chunk.rope_set] * len(span)
+            slots += [chunk.pages[p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for p in span]
+            query_starts.append(len(token_ids))
+        num_pages = max(len(chunk.pages) for chunk in chunks)
+        block_tables = [[*chunk.pages, *[0] * (num_pages - len(chunk.pages))] for chunk in chunks]
+        return cls(
+            token_ids=_int32(token_ids),
+            positions=_int32(positions),
+            rope_sets=_int32(rope_sets),
+            slots=_int32(slots),
+            query_starts=_int32(query_starts),
+            context_lens=_int32([chunk.start + len(chunk.token_ids) for chunk in chunks]),
+            block_tables=_int32(block_tables),
+        )
+
+
+def _int32(values: list[int] | list[list[int]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
