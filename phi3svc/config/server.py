@@ -24,10 +24,10 @@ from typing import Any
 
 import msgspec
 
+from phi3svc.config.checkpoint import EMBEDDED_MODELS
 from phi3svc.config.engine import EngineConfig
 from phi3svc.errors import ConfigError
 
-EMBEDDED_MODELS = ("demo", "demo-sentiment", "demo-entities")
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("cpu",)
 DEFAULT_LISTEN = ("127.0.0.1:50051",)

@@ -57,7 +57,7 @@ class WeightReader:
         """
         info = self._tensors[name]
         tensor = torch.empty(info.shape, dtype=getattr(torch, FLOAT_DTYPES[info.dtype]))
-        into = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+        into = tensor.view(-1).view(torch.uint8).numpy().data
         done = 0
         try:
             with info.file.open("rb", buffering=0) as stream:
