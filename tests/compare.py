@@ -66,7 +66,8 @@ def assert_bitwise_equal(actual: Tensor, expected: Tensor) -> None:
 def ulp(exact: Tensor, dtype: torch.dtype) -> Tensor:
     """The distance between neighbours of `dtype` around each value of `exact`, float64."""
     _, exponent = torch.frexp(exact.double())
-    return torch.ldexp(torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64), exponent - 1)
+    epsilon = torch.full_like(exact, torch.finfo(dtype).eps, dtype=torch.float64)
+    return torch.ldexp(epsilon, exponent - 1)
 
 
 def _at(wrong: Tensor, actual: Tensor, expected: Tensor) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import reference
+from compare import ulp
 
 NUM_ROWS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33]
 """Row counts around every row block a GEMM might use."""
@@ -123,9 +124,7 @@ def starts_of(lens: list[int]) -> Tensor:
 
 def rounding(exact: Tensor, dtype: torch.dtype) -> Tensor:
     """What one rounding to `dtype` may cost, and a little for the float32 error that tips a tie."""
-    _, exponent = torch.frexp(exact.double())
-    ulp = torch.ldexp(torch.tensor(torch.finfo(dtype).eps, dtype=torch.float64), exponent - 1)
-    return 0.501 * ulp
+    return 0.501 * ulp(exact, dtype)
 
 
 def dot_bound(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,279 @@
+"""A row's bits do not depend on the other rows, on threads, on memory: the heart of replay.
+
+Every op that works row by row is run over the same rows whole, one by one, in any slice and order,
+beside poisoned neighbours, from misaligned memory and on any number of threads.
+`test_chunk_invariance` does the same for prompts, pages and whole layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from compare import assert_bitwise_equal
+from op_tensors import Guarded, misaligned, poisoned, randn
+from phi3svc import ops
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+EPS = 1e-5
+NUM_ROWS = 70
+"""Enough rows for every row block, several times over."""
+
+
+@dataclass(frozen=True)
+class RowOp:
+    """An op as a function of rows: inputs and outputs all have the rows as their first dim."""
+
+    inputs: tuple[Tensor, ...]
+    apply: Callable[..., tuple[Tensor, ...]]
+
+    def rows(self, index: Tensor) -> tuple[Tensor, ...]:
+        return self.apply(*(t[index] for t in self.inputs))
+
+
+def guarded(*shape: int, dtype: torch.dtype) -> Tensor:
+    return Guarded(*shape, dtype=dtype).out
+
+
+def embedding(dtype: torch.dtype) -> RowOp:
+    table = ops.pack_linear(randn(50, 96, dtype=dtype))
+
+    def apply(token_ids: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(len(token_ids), 96, dtype=torch.float32)
+        ops.embedding(token_ids, table, out)
+        return (out,)
+
+    return RowOp((torch.randint(50, (NUM_ROWS,), dtype=torch.int32),), apply)
+
+
+def rms_norm(dtype: torch.dtype) -> RowOp:
+    weight = randn(200, dtype=dtype)
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(len(h), 200, dtype=dtype)
+        ops.rms_norm(h, weight, EPS, out)
+        return (out,)
+
+    return RowOp((randn(NUM_ROWS, 200),), apply)
+
+
+def linear(dtype: torch.dtype, width: int = 200, out_features: int = 16 * 9 + 5) -> RowOp:
+    weight = ops.pack_linear(randn(out_features, width, dtype=dtype))
+    bias = randn(out_features, dtype=dtype)
+
+    def apply(x: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(len(x), out_features, dtype=dtype)
+        ops.linear(x, weight, out, bias)
+        return (out,)
+
+    return RowOp((randn(NUM_ROWS, width, dtype=dtype),), apply)
+
+
+def linear_wide(dtype: torch.dtype) -> RowOp:
+    """Wide enough to be cut into blocks along k, if anything is."""
+    return linear(dtype, width=3000, out_features=33)
+
+
+def linear_accumulate(dtype: torch.dtype) -> RowOp:
+    weight = ops.pack_linear(randn(75, 130, dtype=dtype))
+
+    def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(*h.shape, dtype=torch.float32).copy_(h)
+        ops.linear(x, weight, out, accumulate=True)
+        return (out,)
+
+    return RowOp((randn(NUM_ROWS, 130, dtype=dtype), randn(NUM_ROWS, 75)), apply)
+
+
+def mlp(dtype: torch.dtype) -> RowOp:
+    gate_up = ops.pack_gate_up(randn(2 * 100, 64, dtype=dtype))
+    down = ops.pack_linear(randn(64, 100, dtype=dtype))
+
+    def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        act, out = guarded(len(x), 100, dtype=dtype), guarded(len(x), 64, dtype=torch.float32)
+        out.copy_(h)
+        ops.mlp(x, gate_up, down, act, out)
+        return act, out
+
+    return RowOp((randn(NUM_ROWS, 64, dtype=dtype), randn(NUM_ROWS, 64)), apply)
+
+
+def lm_head(dtype: torch.dtype) -> RowOp:
+    norm_weight, weight = randn(64, dtype=dtype), ops.pack_linear(randn(130, 64, dtype=dtype))
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        normed, logits = guarded(len(h), 64, dtype=dtype), guarded(len(h), 130, dtype=torch.float32)
+        rows = torch.arange(len(h), dtype=torch.int32)
+        ops.lm_head(h, rows, norm_weight, EPS, weight, normed, logits)
+        return normed, logits
+
+    return RowOp((randn(NUM_ROWS, 64),), apply)
+
+
+def classify_head(dtype: torch.dtype) -> RowOp:
+    norm_weight, bias = randn(64, dtype=dtype), randn(9, dtype=dtype)
+    weight = ops.pack_linear(randn(9, 64, dtype=dtype))
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        normed, scores = guarded(len(h), 64, dtype=dtype), guarded(len(h), 9, dtype=torch.float32)
+        rows = torch.arange(len(h), dtype=torch.int32)
+        ops.classify_head(h, rows, norm_weight, EPS, weight, bias, normed, scores)
+        return normed, scores
+
+    return RowOp((randn(NUM_ROWS, 64),), apply)
+
+
+def qkv_rope(dtype: torch.dtype) -> RowOp:
+    num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
+    weight = ops.pack_linear(randn((num_heads + 2 * num_kv_heads) * head_dim, width, dtype=dtype))
+    table = randn(2, 300, 16, 2)  # R = 32 of 48
+
+    def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
+        q = guarded(len(x), num_heads, head_dim, dtype=dtype)
+        k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
+        k_pages, v_pages = poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype)
+        slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
+        ops.qkv_rope(x, weight, positions, rope_sets, table, slots, k_pages, v_pages, q)
+        written = slots.long()
+        return (
+            q,
+            reference.from_k_pages(k_pages).flatten(0, 1)[written],
+            reference.from_v_pages(v_pages).flatten(0, 1)[written],
+        )
+
+    positions = torch.randint(300, (NUM_ROWS,), dtype=torch.int32)
+    rope_sets = torch.randint(2, (NUM_ROWS,), dtype=torch.int32)
+    return RowOp((randn(NUM_ROWS, width, dtype=dtype), positions, rope_sets), apply)
+
+
+def attention_decode(dtype: torch.dtype) -> RowOp:
+    """One query per row, each over its own number of keys of one shared set of pages."""
+    num_heads, num_kv_heads, head_dim, num_pages = 6, 2, 48, 34
+    k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
+    k_pages, v_pages = randn(*k_shape, dtype=dtype), randn(*v_shape, dtype=dtype)
+
+    def apply(q: Tensor, block_tables: Tensor, context_lens: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(len(q), num_heads * head_dim, dtype=dtype)
+        starts = torch.arange(len(q) + 1, dtype=torch.int32)
+        ops.attention(
+            q, k_pages, v_pages, block_tables, starts, context_lens, 300, head_dim**-0.5, out
+        )
+        return (out,)
+
+    q = randn(NUM_ROWS, num_heads, head_dim, dtype=dtype)
+    tables = torch.stack([torch.randperm(num_pages, dtype=torch.int32) for _ in range(NUM_ROWS)])
+    context_lens = torch.randint(1, num_pages * 16 + 1, (NUM_ROWS,), dtype=torch.int32)
+    return RowOp((q, tables, context_lens), apply)
+
+
+def sample(dtype: torch.dtype) -> RowOp:
+    def apply(logits: Tensor, *settings: Tensor) -> tuple[Tensor, ...]:
+        ids, logprobs = torch.empty(len(logits), dtype=torch.int32), torch.empty(len(logits))
+        ops.sample(logits, *settings, ids, logprobs)
+        return ids, logprobs
+
+    settings = (
+        torch.rand(NUM_ROWS) * (torch.rand(NUM_ROWS) < 0.8),  # temperature, some greedy
+        torch.randint(0, 20, (NUM_ROWS,), dtype=torch.int32),
+        torch.rand(NUM_ROWS) * 0.9 + 0.1,
+        torch.randint(-(2**63), 2**63 - 1, (NUM_ROWS,)),
+        torch.randint(3, (NUM_ROWS,), dtype=torch.int32),
+        torch.randint(5000, (NUM_ROWS,), dtype=torch.int32),
+    )
+    return RowOp((4 * randn(NUM_ROWS, 333, dtype=dtype).float(), *settings), apply)
+
+
+OPS = [
+    embedding,
+    rms_norm,
+    linear,
+    linear_wide,
+    linear_accumulate,
+    mlp,
+    lm_head,
+    classify_head,
+    qkv_rope,
+    attention_decode,
+    sample,
+]
+
+
+@pytest.fixture(params=OPS, ids=lambda make: make.__name__)
+def op(request: pytest.FixtureRequest, dtype: torch.dtype) -> RowOp:
+    made: RowOp = request.param(dtype)
+    return made
+
+
+def assert_rows_equal(actual: tuple[Tensor, ...], whole: tuple[Tensor, ...], index: Tensor) -> None:
+    for a, w in zip(actual, whole, strict=True):
+        assert_bitwise_equal(a, w[index])
+
+
+def every_row(op: RowOp) -> tuple[Tensor, tuple[Tensor, ...]]:
+    index = torch.arange(NUM_ROWS)
+    return index, op.rows(index)
+
+
+def test_a_row_alone_equals_the_row_in_a_batch(op: RowOp) -> None:
+    index, whole = every_row(op)
+    for i in index:
+        assert_rows_equal(op.rows(i[None]), whole, i[None])
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 16, 17, 31, 33, 65])
+def test_rows_of_a_smaller_batch_equal_the_whole(op: RowOp, num_rows: int) -> None:
+    index, whole = every_row(op)
+    for start in (0, 1, NUM_ROWS - num_rows):
+        some = index[start : start + num_rows]
+        assert_rows_equal(op.rows(some), whole, some)
+
+
+def test_the_order_of_the_rows_does_not_matter(op: RowOp) -> None:
+    index, whole = every_row(op)
+    for order in (index.flip(0), torch.randperm(NUM_ROWS), torch.randint(NUM_ROWS, (NUM_ROWS,))):
+        assert_rows_equal(op.rows(order), whole, order)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, 1e38])
+def test_poisoned_neighbours_do_not_leak(op: RowOp, poison: float) -> None:
+    index, whole = every_row(op)
+    for kept in (index[::2], index[1::2], index[5:6], index[-1:], index[16:32]):
+        spoilt = torch.ones(NUM_ROWS, dtype=torch.bool)
+        spoilt[kept] = False
+        inputs = [t.clone() for t in op.inputs]
+        for t in inputs:
+            if t.dim() > 1 and t.dtype.is_floating_point:
+                t[spoilt] = poison
+        outputs = op.apply(*inputs)
+        assert_rows_equal(tuple(o[kept] for o in outputs), whole, kept)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 7])
+def test_the_number_of_threads_does_not_matter(op: RowOp, num_threads: int) -> None:
+    index, whole = every_row(op)
+    ops.set_num_threads(num_threads)
+    for some in (index, index[:1], index[3:8], index[:17]):
+        assert_rows_equal(op.rows(some), whole, some)
+
+
+def test_alignment_does_not_matter(op: RowOp) -> None:
+    index, whole = every_row(op)
+    # Row tensors may be strided; of an op's inputs those are the matrices of floats.
+    inputs = [misaligned(t) if t.dim() == 2 and t.dtype.is_floating_point else t for t in op.inputs]
+    if all(a is b for a, b in zip(inputs, op.inputs, strict=True)):
+        pytest.skip("no strided input")
+    assert_rows_equal(op.apply(*inputs), whole, index)
+
+
+def test_repeated_calls_agree(op: RowOp) -> None:
+    index, whole = every_row(op)
+    ops.set_num_threads(2)
+    for _ in range(5):
+        assert_rows_equal(op.rows(index), whole, index)

@@ -1,0 +1,302 @@
+"""A token's bits do not depend on how its prompt was cut, on page ids, or on who shares the step.
+
+A small network of two layers runs over the same prompts in many ways; everything it computes must
+come out bit for bit the same: hidden states, logits, keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from compare import assert_bitwise_equal
+from op_tensors import i32, poisoned, randn, slots_of, starts_of
+from phi3svc import ops
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+EPS = 1e-5
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 4, 2, 32
+WIDTH, MLP_WIDTH, VOCAB_SIZE, NUM_LAYERS = 72, 100, 61, 2
+MAX_POSITION = 700
+
+
+@dataclass(frozen=True)
+class Layer:
+    input_norm: Tensor
+    qkv: ops.PackedLinear
+    output: ops.PackedLinear
+    mlp_norm: Tensor
+    gate_up: ops.PackedLinear
+    down: ops.PackedLinear
+
+
+class Network:
+    """Phi-3 in miniature: two layers, partial rotary, two factor sets, tied embeddings."""
+
+    def __init__(self, dtype: torch.dtype, window: int = 0) -> None:
+        def weight(*shape: int) -> Tensor:
+            return randn(*shape, dtype=dtype, std=shape[-1] ** -0.5)
+
+        self.dtype, self.window = dtype, window
+        self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH))
+        self.norm = 1 + randn(WIDTH, dtype=dtype, std=0.1)
+        angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-torch.arange(12) / 12))
+        table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        self.rope_table = torch.stack([table, 1.19 * table.flip(1)])  # R = 24 of 32
+        self.layers = [
+            Layer(
+                input_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
+                qkv=ops.pack_linear(weight((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM, WIDTH)),
+                output=ops.pack_linear(weight(WIDTH, NUM_HEADS * HEAD_DIM)),
+                mlp_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
+                gate_up=ops.pack_gate_up(weight(2 * MLP_WIDTH, WIDTH)),
+                down=ops.pack_linear(weight(WIDTH, MLP_WIDTH)),
+            )
+            for _ in range(NUM_LAYERS)
+        ]
+
+
+class Cache:
+    """Pages of every layer, full of NaN until written."""
+
+    def __init__(self, network: Network, num_pages: int) -> None:
+        k_shape, v_shape = ops.kv_cache_shapes(num_pages, NUM_KV_HEADS, HEAD_DIM, network.dtype)
+        self.layers = [
+            (poisoned(*k_shape, dtype=network.dtype), poisoned(*v_shape, dtype=network.dtype))
+            for _ in range(NUM_LAYERS)
+        ]
+        self.free = torch.randperm(num_pages, dtype=torch.int32)
+
+    def take(self, num_tokens: int) -> Tensor:
+        """Page ids, int32, for a sequence of `num_tokens`."""
+        num_pages = -(-num_tokens // ops.PAGE_SIZE)
+        taken, self.free = self.free[:num_pages], self.free[num_pages:]
+        assert len(taken) == num_pages
+        return taken
+
+    def keys_and_values(self, page_ids: Tensor, num_tokens: int) -> list[Tensor]:
+        """What a sequence wrote, of every layer, [n, K, D]."""
+        found = []
+        for k_pages, v_pages in self.layers:
+            pages = page_ids.long()
+            found.append(reference.from_k_pages(k_pages[pages]).flatten(0, 1)[:num_tokens])
+            found.append(reference.from_v_pages(v_pages[pages]).flatten(0, 1)[:num_tokens])
+        return found
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens start..end of a sequence, computed in one step."""
+
+    token_ids: Tensor  # the whole sequence's, i32
+    page_ids: Tensor
+    rope_set: int
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tensor], list[Tensor]]:
+    """One forward over a packed batch: per chunk its hidden states and logits."""
+    lens = [len(c) for c in chunks]
+    num_tokens, dtype = sum(lens), network.dtype
+    token_ids = torch.cat([c.token_ids[c.start : c.end] for c in chunks])
+    positions = torch.cat([torch.arange(c.start, c.end, dtype=torch.int32) for c in chunks])
+    rope_sets = torch.cat([torch.full((len(c),), c.rope_set, dtype=torch.int32) for c in chunks])
+    slots = torch.cat([slots_of(c.page_ids, torch.arange(c.start, c.end)) for c in chunks])
+    tables = torch.full((len(chunks), max(len(c.page_ids) for c in chunks)), -1, dtype=torch.int32)
+    for row, c in zip(tables, chunks, strict=True):
+        row[: len(c.page_ids)] = c.page_ids
+    query_starts, context_lens = starts_of(lens), i32(*(c.end for c in chunks))
+
+    h = poisoned(num_tokens, WIDTH, dtype=torch.float32)
+    x, normed = poisoned(num_tokens, WIDTH, dtype=dtype), poisoned(num_tokens, WIDTH, dtype=dtype)
+    q = poisoned(num_tokens, NUM_HEADS, HEAD_DIM, dtype=dtype)
+    mixed = poisoned(num_tokens, NUM_HEADS * HEAD_DIM, dtype=dtype)
+    act = poisoned(num_tokens, MLP_WIDTH, dtype=dtype)
+    logits = poisoned(num_tokens, VOCAB_SIZE, dtype=torch.float32)
+
+    ops.embedding(token_ids, network.head, h)
+    for layer, (k_pages, v_pages) in zip(network.layers, cache.layers, strict=True):
+        ops.rms_norm(h, layer.input_norm, EPS, x)
+        ops.qkv_rope(
+            x, layer.qkv, positions, rope_sets, network.rope_table, slots, k_pages, v_pages, q
+        )
+        ops.attention(
+            q,
+            k_pages,
+            v_pages,
+            tables,
+            query_starts,
+            context_lens,
+            network.window,
+            HEAD_DIM**-0.5,
+            mixed,
+        )
+        ops.linear(mixed, layer.output, h, accumulate=True)
+        ops.rms_norm(h, layer.mlp_norm, EPS, x)
+        ops.mlp(x, layer.gate_up, layer.down, act, h)
+    rows = torch.arange(num_tokens, dtype=torch.int32)
+    ops.lm_head(h, rows, network.norm, EPS, network.head, normed, logits)
+    return list(h.split(lens)), list(logits.split(lens))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything a sequence left behind."""
+
+    h: Tensor
+    logits: Tensor
+    cached: list[Tensor]
+
+    def assert_equals(self, other: Trace) -> None:
+        assert_bitwise_equal(self.h, other.h)
+        assert_bitwise_equal(self.logits, other.logits)
+        for mine, theirs in zip(self.cached, other.cached, strict=True):
+            assert_bitwise_equal(mine, theirs)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    token_ids: Tensor
+    rope_set: int
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def prompt(num_tokens: int, rope_set: int = 0) -> Prompt:
+    return Prompt(torch.randint(VOCAB_SIZE, (num_tokens,), dtype=torch.int32), rope_set)
+
+
+def run(network: Network, prompts: list[Prompt], chunk_lens: list[int]) -> list[Trace]:
+    """All prompts side by side through one cache, each in chunks of its own length."""
+    cache = Cache(network, sum(-(-len(p) // ops.PAGE_SIZE) for p in prompts) + 2)
+    pages = [cache.take(len(p)) for p in prompts]
+    todo = [
+        [
+            Chunk(p.token_ids, page_ids, p.rope_set, start, end)
+            for start, end in reference.chunks(len(p), chunk_len)
+        ]
+        for p, page_ids, chunk_len in zip(prompts, pages, chunk_lens, strict=True)
+    ]
+    h: list[list[Tensor]] = [[] for _ in prompts]
+    logits: list[list[Tensor]] = [[] for _ in prompts]
+    while any(todo):
+        now = [i for i, left in enumerate(todo) if left]
+        new_h, new_logits = step(network, cache, [todo[i].pop(0) for i in now])
+        for i, one_h, one_logits in zip(now, new_h, new_logits, strict=True):
+            h[i].append(one_h)
+            logits[i].append(one_logits)
+    return [
+        Trace(torch.cat(h[i]), torch.cat(logits[i]), cache.keys_and_values(pages[i], len(p)))
+        for i, p in enumerate(prompts)
+    ]
+
+
+def alone(network: Network, one: Prompt) -> Trace:
+    return run(network, [one], [len(one)])[0]
+
+
+@pytest.fixture(params=[0, 5, 270], ids=lambda w: f"window{w}")
+def network(request: pytest.FixtureRequest, dtype: torch.dtype) -> Network:
+    return Network(dtype, request.param)
+
+
+@pytest.mark.parametrize("chunk_len", [1, 3, 16, 17, 100, 256])
+def test_chunking_does_not_change_a_prompt(network: Network, chunk_len: int) -> None:
+    one = prompt(290)
+    run(network, [one], [chunk_len])[0].assert_equals(alone(network, one))
+
+
+def test_decoding_across_spans_equals_one_prefill(network: Network) -> None:
+    """A prompt of 500 tokens, then one token at a time over the 512-key edge."""
+    one = prompt(530)
+    cache = Cache(network, 40)
+    pages = cache.take(len(one))
+    cuts = [(0, 500), *((i, i + 1) for i in range(500, 530))]
+    steps = [step(network, cache, [Chunk(one.token_ids, pages, 0, *cut)]) for cut in cuts]
+    stepwise = Trace(
+        torch.cat([h for (h,), _ in steps]),
+        torch.cat([logits for _, (logits,) in steps]),
+        cache.keys_and_values(pages, len(one)),
+    )
+    stepwise.assert_equals(alone(network, one))
+
+
+def test_sharing_steps_does_not_change_a_prompt(network: Network) -> None:
+    lens = [1, 16, 17, 33, 90, 257, 40, 5, 64, 2]
+    prompts = [prompt(n, rope_set=i % 2) for i, n in enumerate(lens)]
+    together = run(network, prompts, [1, 16, 3, 8, 7, 50, 1, 5, 17, 1])
+    for one, trace in zip(prompts, together, strict=True):
+        trace.assert_equals(alone(network, one))
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+def test_threads_do_not_change_a_prompt(network: Network, num_threads: int) -> None:
+    prompts = [prompt(n) for n in (270, 16, 3)]
+    before = [alone(network, one) for one in prompts]
+    ops.set_num_threads(num_threads)
+    for chunk_lens in ([270, 16, 3], [9, 4, 1]):
+        for trace, expected in zip(run(network, prompts, chunk_lens), before, strict=True):
+            trace.assert_equals(expected)
+
+
+def test_a_spoilt_neighbour_does_not_change_a_prompt(network: Network) -> None:
+    """A neighbour whose keys, values and activations are all NaN shares every step."""
+    one, neighbour = prompt(40), prompt(30)
+    expected = alone(network, one)
+    cache = Cache(network, 8)
+    pages, other_pages = cache.take(len(one)), cache.take(len(neighbour))
+    traces_h, traces_logits = [], []
+    for (start, end), (other_start, other_end) in zip(
+        reference.chunks(40, 8), reference.chunks(30, 6), strict=True
+    ):
+        for k_pages, v_pages in cache.layers:
+            k_pages[other_pages.long()] = math.nan
+            v_pages[other_pages.long()] = math.nan
+        chunk = Chunk(one.token_ids, pages, 0, start, end)
+        other = Chunk(neighbour.token_ids, other_pages, 0, other_start, other_end)
+        order = [other, chunk] if start % 16 else [chunk, other]
+        h, logits = step(network, cache, order)
+        if other_start:
+            assert h[order.index(other)].isnan().all()
+        traces_h.append(h[order.index(chunk)])
+        traces_logits.append(logits[order.index(chunk)])
+    found = Trace(
+        torch.cat(traces_h), torch.cat(traces_logits), cache.keys_and_values(pages, len(one))
+    )
+    found.assert_equals(expected)
+
+
+def test_sharing_pages_of_a_common_prefix_does_not_change_a_prompt(network: Network) -> None:
+    """Two prompts read the same pages for their first 32 tokens, as with a prefix cache."""
+    first, second = prompt(45), prompt(60)
+    second.token_ids[:32] = first.token_ids[:32]
+    expected = alone(network, second)
+    cache = Cache(network, 10)
+    first_pages = cache.take(len(first))
+    second_pages = torch.cat([first_pages[:2], cache.take(len(second) - 32)])
+    step(network, cache, [Chunk(first.token_ids, first_pages, 0, 0, 44)])
+    h, logits = step(
+        network,
+        cache,
+        [
+            Chunk(first.token_ids, first_pages, 0, 44, 45),
+            Chunk(second.token_ids, second_pages, 0, 32, 60),
+        ],
+    )
+    assert_bitwise_equal(h[1], expected.h[32:])
+    assert_bitwise_equal(logits[1], expected.logits[32:])
+    for mine, theirs in zip(
+        cache.keys_and_values(second_pages, len(second)), expected.cached, strict=True
+    ):
+        assert_bitwise_equal(mine, theirs)
