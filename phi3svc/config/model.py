@@ -328,6 +328,7 @@ def _id2label(fields: Fields, task: Task) -> tuple[str, ...]:
         default = 2 if task.endswith("classification") else 0
         num_labels = fields.integer("num_labels", 1, MAX_LABELS, default)
         return tuple(f"LABEL_{i}" for i in range(num_labels))
+    labels = {str(key): label for key, label in labels.items()}  # to_dict() has integer keys
     if not 1 <= len(labels) <= MAX_LABELS or set(labels) != {str(i) for i in range(len(labels))}:
         fields.fail("id2label", f"1 to {MAX_LABELS} labels under the keys 0, 1, 2, ...")
     names = [labels[str(i)] for i in range(len(labels))]

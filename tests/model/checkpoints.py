@@ -154,7 +154,7 @@ def to_old_dialect(path: Path) -> Path:
     config["rope_scaling"] = None
     if rope["rope_type"] == "longrope":
         factors = {name: rope[name] for name in ("short_factor", "long_factor")}
-        config["rope_scaling"] = {"type": "su"} | factors
+        config["rope_scaling"] = {"type": "longrope"} | factors
     (path / "config.json").write_text(json.dumps(config, indent=2))
     return path
 
