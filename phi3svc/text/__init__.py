@@ -1,0 +1,1 @@
+"""Text on both sides of a model: tokens, chat templates, streamed text, labelled spans."""
