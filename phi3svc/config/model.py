@@ -240,9 +240,10 @@ def _architecture(fields: Fields) -> str:
     names = fields.values.get("architectures")
     if names is None:
         return "Phi3ForCausalLM"
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in TASKS:
-        fields.fail("architectures", f"one of {', '.join(TASKS)}")
-    return cast(str, names[0])
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    if not isinstance(name, str) or name not in TASKS:
+        fields.fail("architectures", f"a list of one of {', '.join(TASKS)}")
+    return name
 
 
 def _head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int:

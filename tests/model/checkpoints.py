@@ -116,6 +116,9 @@ def make_checkpoint(
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
             elif name.endswith("score.bias"):
                 torch.nn.init.normal_(parameter, std=0.5)
+            elif name.endswith("embed_tokens.weight") and config.pad_token_id is not None:
+                # transformers zeroes the pad token's row, which would hide its use.
+                torch.nn.init.normal_(parameter[config.pad_token_id], std=0.15)
     model.to(getattr(torch, dtype)).save_pretrained(path, max_shard_size=max_shard_size)
     generation = {"bos_token_id": BOS_TOKEN_ID, "eos_token_id": [PAD_TOKEN_ID, END_TOKEN_ID]}
     (path / "generation_config.json").write_text(json.dumps(generation))
