@@ -3,6 +3,8 @@
 Every op that works row by row is run over the same rows whole, one by one, in any slice and order,
 beside poisoned neighbours, from misaligned memory and on any number of threads.
 `test_chunk_invariance` does the same for prompts, pages and whole layers.
+
+Sizes are odd on purpose, and large enough that several threads really get work.
 """
 
 from __future__ import annotations
@@ -54,17 +56,17 @@ def embedding(dtype: torch.dtype) -> RowOp:
 
 
 def rms_norm(dtype: torch.dtype) -> RowOp:
-    weight = randn(200, dtype=dtype)
+    weight = randn(3001, dtype=dtype)
 
     def apply(h: Tensor) -> tuple[Tensor, ...]:
-        out = guarded(len(h), 200, dtype=dtype)
+        out = guarded(len(h), 3001, dtype=dtype)
         ops.rms_norm(h, weight, EPS, out)
         return (out,)
 
-    return RowOp((randn(NUM_ROWS, 200),), apply)
+    return RowOp((randn(NUM_ROWS, 3001),), apply)
 
 
-def linear(dtype: torch.dtype, width: int = 200, out_features: int = 16 * 9 + 5) -> RowOp:
+def linear(dtype: torch.dtype, width: int = 201, out_features: int = 16 * 9 + 5) -> RowOp:
     weight = ops.pack_linear(randn(out_features, width, dtype=dtype))
     bias = randn(out_features, dtype=dtype)
 
@@ -78,31 +80,31 @@ def linear(dtype: torch.dtype, width: int = 200, out_features: int = 16 * 9 + 5)
 
 def linear_wide(dtype: torch.dtype) -> RowOp:
     """Wide enough to be cut into blocks along k, if anything is."""
-    return linear(dtype, width=3000, out_features=33)
+    return linear(dtype, width=3001, out_features=16 * 9 + 5)
 
 
 def linear_accumulate(dtype: torch.dtype) -> RowOp:
-    weight = ops.pack_linear(randn(75, 130, dtype=dtype))
+    weight = ops.pack_linear(randn(75, 131, dtype=dtype))
 
     def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         out = guarded(*h.shape, dtype=torch.float32).copy_(h)
         ops.linear(x, weight, out, accumulate=True)
         return (out,)
 
-    return RowOp((randn(NUM_ROWS, 130, dtype=dtype), randn(NUM_ROWS, 75)), apply)
+    return RowOp((randn(NUM_ROWS, 131, dtype=dtype), randn(NUM_ROWS, 75)), apply)
 
 
 def mlp(dtype: torch.dtype) -> RowOp:
-    gate_up = ops.pack_gate_up(randn(2 * 100, 64, dtype=dtype))
-    down = ops.pack_linear(randn(64, 100, dtype=dtype))
+    gate_up = ops.pack_gate_up(randn(2 * 101, 65, dtype=dtype))
+    down = ops.pack_linear(randn(65, 101, dtype=dtype))
 
     def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        act, out = guarded(len(x), 100, dtype=dtype), guarded(len(x), 64, dtype=torch.float32)
+        act, out = guarded(len(x), 101, dtype=dtype), guarded(len(x), 65, dtype=torch.float32)
         out.copy_(h)
         ops.mlp(x, gate_up, down, act, out)
         return act, out
 
-    return RowOp((randn(NUM_ROWS, 64, dtype=dtype), randn(NUM_ROWS, 64)), apply)
+    return RowOp((randn(NUM_ROWS, 65, dtype=dtype), randn(NUM_ROWS, 65)), apply)
 
 
 def lm_head(dtype: torch.dtype) -> RowOp:
@@ -187,7 +189,7 @@ def sample(dtype: torch.dtype) -> RowOp:
         torch.randint(3, (NUM_ROWS,), dtype=torch.int32),
         torch.randint(5000, (NUM_ROWS,), dtype=torch.int32),
     )
-    return RowOp((4 * randn(NUM_ROWS, 333, dtype=dtype).float(), *settings), apply)
+    return RowOp((4 * randn(NUM_ROWS, 1501, dtype=dtype).float(), *settings), apply)
 
 
 OPS = [

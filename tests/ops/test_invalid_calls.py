@@ -1,0 +1,355 @@
+"""Wrong calls: an error that names op, argument and dimension, and nothing written.
+
+Each op has one valid call at the binding; every argument of it is then spoilt in every generic way
+(dtype, rank, each dimension, contiguity, not a tensor at all), and every index in turn points
+outside.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_bitwise_equal
+from op_tensors import i32, randn
+from phi3svc import _core, ops
+
+Call = dict[str, Any]
+
+BF16 = torch.bfloat16
+T, B, H, K, D, E, F, V, N, M = 5, 2, 4, 2, 32, 48, 64, 64, 6, 3
+
+
+def pages() -> dict[str, Tensor]:
+    k_shape, v_shape = ops.kv_cache_shapes(N, K, D, BF16)
+    return {"k_pages": randn(*k_shape, dtype=BF16), "v_pages": randn(*v_shape, dtype=BF16)}
+
+
+def packed(num_rows: int, width: int) -> Tensor:
+    return ops.pack_linear(randn(num_rows, width, dtype=BF16)).data
+
+
+def head_call() -> Call:
+    return {
+        "h": randn(T, E),
+        "rows": i32(0, 4, 2),
+        "norm_weight": randn(E, dtype=BF16),
+        "weight": packed(V, E),
+        "normed": randn(3, E, dtype=BF16),
+        "eps": 1e-5,
+    }
+
+
+VALID: dict[str, Callable[[], Call]] = {
+    "pack_linear": lambda: {
+        "weight": randn(32, E, dtype=BF16),
+        "out": randn(2, E // 2, 16, 2, dtype=BF16),
+    },
+    "pack_gate_up": lambda: {
+        "weight": randn(2 * F, E, dtype=BF16),
+        "out": randn(2 * F // 16, E // 2, 16, 2, dtype=BF16),
+    },
+    "embedding": lambda: {
+        "token_ids": i32(0, 63, 5, 6, 7),
+        "table": randn(V, E, dtype=BF16),
+        "out": randn(T, E),
+        "vocab_size": V,
+    },
+    "rms_norm": lambda: {
+        "h": randn(T, E),
+        "weight": randn(E, dtype=BF16),
+        "out": randn(T, E, dtype=BF16),
+        "eps": 1e-5,
+    },
+    "qkv_rope": lambda: {
+        "x": randn(T, E, dtype=BF16),
+        "weight": packed((H + 2 * K) * D, E),
+        "positions": i32(0, 9, 1, 7, 3),
+        "rope_sets": i32(0, 1, 0, 1, 0),
+        "rope_table": randn(2, 10, 8, 2),
+        "slots": i32(0, 95, 17, 3, 50),
+        **pages(),
+        "q_out": randn(T, H, D, dtype=BF16),
+    },
+    "attention": lambda: {
+        "q": randn(T, H, D, dtype=BF16),
+        **pages(),
+        "block_tables": i32(0, 1, 2, 3, 4, 5).view(B, M),
+        "query_starts": i32(0, 2, 5),
+        "context_lens": i32(20, 48),
+        "out": randn(T, H * D, dtype=BF16),
+        "window": 0,
+        "scale": 0.2,
+    },
+    "linear": lambda: {
+        "x": randn(T, E, dtype=BF16),
+        "weight": packed(F, E),
+        "out": randn(T, F, dtype=BF16),
+        "bias": randn(F, dtype=BF16),
+    },
+    "mlp": lambda: {
+        "x": randn(T, E, dtype=BF16),
+        "gate_up": ops.pack_gate_up(randn(2 * F, E, dtype=BF16)).data,
+        "down": packed(E, F),
+        "act": randn(T, F, dtype=BF16),
+        "h": randn(T, E),
+    },
+    "lm_head": lambda: {**head_call(), "logits": randn(3, V)},
+    "classify_head": lambda: {
+        **head_call(),
+        "bias": randn(V, dtype=BF16),
+        "scores": randn(3, V),
+    },
+    "sample": lambda: {
+        "logits": randn(3, V),
+        "temperature": torch.tensor([0.0, 0.5, 1.0]),
+        "top_k": i32(0, 5, 9),
+        "top_p": torch.tensor([1.0, 0.5, 0.9]),
+        "seeds": torch.tensor([1, -1, 5]),
+        "sequence_indices": i32(0, 1, 2),
+        "positions": i32(5, 6, 7),
+        "out_ids": i32(9, 9, 9),
+        "out_logprobs": randn(3),
+    },
+}
+
+# Dims that nothing else depends on: one more is as valid.
+FREE_DIMS = {
+    ("qkv_rope", "rope_table", 0),
+    ("qkv_rope", "rope_table", 1),
+    ("qkv_rope", "rope_table", 2),
+    ("attention", "block_tables", 1),
+    ("lm_head", "h", 0),
+    ("classify_head", "h", 0),
+}
+
+
+def tensors(call: Call) -> dict[str, Tensor]:
+    return {name: value for name, value in call.items() if isinstance(value, Tensor)}
+
+
+def tensor_arguments() -> Iterator[tuple[str, str]]:
+    for op, make in VALID.items():
+        for name in tensors(make()):
+            yield op, name
+
+
+def tensor_dims() -> Iterator[tuple[str, str, int]]:
+    for op, make in VALID.items():
+        for name, tensor in tensors(make()).items():
+            for dim in range(tensor.dim()):
+                if (op, name, dim) not in FREE_DIMS:
+                    yield op, name, dim
+
+
+def assert_refused(op: str, call: Call, message: str) -> None:
+    """The call raises an Error that matches, and leaves every tensor as it was."""
+    before = {name: value.clone() for name, value in tensors(call).items()}
+    with pytest.raises(_core.Error, match=message):
+        getattr(_core, op)(**call)
+    for name, value in before.items():
+        if value.numel():
+            assert_bitwise_equal(call[name], value)
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_the_call_that_the_others_spoil_is_valid(op: str) -> None:
+    assert getattr(_core, op)(**VALID[op]()) is None
+
+
+@pytest.mark.parametrize(("op", "arg"), tensor_arguments())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int16, torch.bool])
+def test_a_wrong_dtype_is_named(op: str, arg: str, dtype: torch.dtype) -> None:
+    call = VALID[op]()
+    call[arg] = torch.zeros(call[arg].shape, dtype=dtype)
+    assert_refused(op, call, rf"^{op}: {arg} is \S+, expected ")
+
+
+@pytest.mark.parametrize(("op", "arg"), tensor_arguments())
+def test_a_wrong_rank_is_named(op: str, arg: str) -> None:
+    for change in (lambda t: t[None], lambda t: t.flatten()[0], lambda t: t[None, None, None]):
+        call = VALID[op]()
+        call[arg] = change(call[arg])
+        assert_refused(op, call, rf"^{op}: {arg} (has rank|is a)")
+
+
+@pytest.mark.parametrize(("op", "arg", "dim"), tensor_dims())
+@pytest.mark.parametrize("change", [-16, 1, 16])  # one less may still fill the same panels
+def test_a_wrong_size_is_named(op: str, arg: str, dim: int, change: int) -> None:
+    call = VALID[op]()
+    shape = list(call[arg].shape)
+    shape[dim] += change
+    if shape[dim] < 0:
+        pytest.skip("no such size")
+    call[arg] = torch.zeros(shape, dtype=call[arg].dtype)
+    assert_refused(op, call, rf"^{op}: \w+ .*\d+")
+
+
+@pytest.mark.parametrize(("op", "arg"), tensor_arguments())
+def test_a_tensor_that_is_not_dense_is_named(op: str, arg: str) -> None:
+    call = VALID[op]()
+    call[arg] = call[arg].repeat_interleave(2, dim=-1)[..., ::2]
+    assert_refused(op, call, rf"^{op}: {arg} is not contiguous")
+
+
+@pytest.mark.parametrize(("op", "arg"), tensor_arguments())
+@pytest.mark.parametrize("value", [[1.0, 2.0], "text", 3, object()], ids=lambda v: type(v).__name__)
+def test_an_argument_that_is_no_tensor_is_a_type_error(op: str, arg: str, value: object) -> None:
+    with pytest.raises(TypeError):
+        getattr(_core, op)(**{**VALID[op](), arg: value})
+
+
+@pytest.mark.parametrize(("op", "arg"), tensor_arguments())
+def test_none_is_refused_except_for_a_bias(op: str, arg: str) -> None:
+    call = {**VALID[op](), arg: None}
+    if arg == "bias":
+        getattr(_core, op)(**call)
+    else:
+        with pytest.raises(TypeError):
+            getattr(_core, op)(**call)
+
+
+def test_a_read_only_output_is_refused() -> None:
+    out = np.zeros((T, E), dtype=np.float32)
+    out.flags.writeable = False
+    call = {**VALID["embedding"](), "out": out}
+    with pytest.raises((_core.Error, BufferError, TypeError)):
+        _core.embedding(**call)
+    assert (out == 0).all()
+
+
+def test_a_tensor_on_no_cpu_is_refused() -> None:
+    call = {**VALID["rms_norm"](), "h": torch.empty(T, E, device="meta")}
+    with pytest.raises((_core.Error, BufferError, TypeError)):
+        _core.rms_norm(**call)
+
+
+def at(index: tuple[int, ...] | int, value: float) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        tensor[index] = value
+        return tensor
+
+    return change
+
+
+BIG = 2**31 - 1
+
+INDEX_CASES: list[tuple[str, str, int | tuple[int, ...], float, str]] = [
+    *(("embedding", "token_ids", 3, bad, "token_ids[3]") for bad in (-1, V, BIG, -BIG)),
+    *(("qkv_rope", "positions", 4, bad, "positions[4]") for bad in (-1, 10, BIG)),
+    *(("qkv_rope", "rope_sets", 0, bad, "rope_sets[0]") for bad in (-1, 2, BIG)),
+    *(("qkv_rope", "slots", 2, bad, "slots[2]") for bad in (-1, 16 * N, BIG)),
+    *(("attention", "block_tables", (1, 2), bad, "block_tables[1, 2]") for bad in (-1, N, BIG)),
+    ("attention", "block_tables", (0, 0), -1, "block_tables[0, 0]"),
+    ("attention", "query_starts", 0, 1, "query_starts[0]"),
+    ("attention", "query_starts", 0, -1, "query_starts[0]"),
+    ("attention", "query_starts", 1, 6, "query_starts["),
+    ("attention", "query_starts", 1, -1, "query_starts[1]"),
+    ("attention", "query_starts", 2, 4, "query_starts[2]"),
+    ("attention", "query_starts", 2, 6, "query_starts[2]"),
+    ("attention", "query_starts", 2, BIG, "query_starts[2]"),
+    ("attention", "context_lens", 1, 2, "context_lens[1]"),
+    ("attention", "context_lens", 1, 0, "context_lens[1]"),
+    ("attention", "context_lens", 1, -5, "context_lens[1]"),
+    ("attention", "context_lens", 1, 16 * M + 1, "context_lens[1]"),
+    ("attention", "context_lens", 0, BIG, "context_lens[0]"),
+    *(("lm_head", "rows", 1, bad, "rows[1]") for bad in (-1, T, BIG)),
+    *(("classify_head", "rows", 2, bad, "rows[2]") for bad in (-1, T, BIG)),
+    *(("sample", "temperature", 1, bad, "temperature[1]") for bad in (-0.5, math.nan, math.inf)),
+    ("sample", "top_k", 2, -1, "top_k[2]"),
+    *(("sample", "top_p", 0, bad, "top_p[0]") for bad in (0.0, -0.1, 1.01, math.nan)),
+    ("sample", "sequence_indices", 1, -1, "sequence_indices[1]"),
+    ("sample", "positions", 1, -1, "positions[1]"),
+]
+
+
+@pytest.mark.parametrize(("op", "arg", "index", "value", "place"), INDEX_CASES)
+def test_a_value_out_of_range_is_named(
+    op: str, arg: str, index: int | tuple[int, ...], value: float, place: str
+) -> None:
+    call = VALID[op]()
+    call[arg] = at(index, value)(call[arg])
+    assert_refused(op, call, rf"^{op}: {re.escape(place)}")
+
+
+def test_packed_embedding_checks_ids_against_the_vocabulary_not_the_padding() -> None:
+    table, out = ops.pack_linear(randn(37, E, dtype=BF16)), torch.zeros(1, E)
+    ops.embedding(i32(36), table, out)
+    for bad in (37, 47, 48):
+        with pytest.raises(ops.Error, match=rf"token_ids\[0\] is {bad}"):
+            ops.embedding(i32(bad), table, out)
+
+
+SCALAR_CASES: list[tuple[str, str, float]] = [
+    ("attention", "window", -1),
+    ("attention", "scale", math.nan),
+    ("attention", "scale", math.inf),
+    ("embedding", "vocab_size", V - 1),
+    ("embedding", "vocab_size", V + 1),
+    ("embedding", "vocab_size", -1),
+    *(
+        (op, "eps", bad)
+        for op in ("rms_norm", "lm_head", "classify_head")
+        for bad in (-1e-5, math.nan, math.inf)
+    ),
+]
+
+
+@pytest.mark.parametrize(("op", "arg", "value"), SCALAR_CASES)
+def test_a_scalar_out_of_range_is_named(op: str, arg: str, value: float) -> None:
+    assert_refused(op, {**VALID[op](), arg: value}, rf"^{op}: .*{arg}|^{op}: table")
+
+
+def test_accumulating_into_bfloat16_is_refused() -> None:
+    assert_refused("linear", {**VALID["linear"](), "accumulate": True}, "^linear: .*accumulate")
+
+
+def test_heads_that_are_no_multiple_of_kv_heads_are_refused() -> None:
+    call = VALID["attention"]()
+    call["q"], call["out"] = randn(T, 3, D, dtype=BF16), randn(T, 3 * D, dtype=BF16)
+    assert_refused("attention", call, "^attention: .*H")
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 40, 272])
+def test_a_head_dim_that_is_no_multiple_of_16_or_too_large_is_refused(head_dim: int) -> None:
+    k_shape, v_shape = ops.kv_cache_shapes(N, K, head_dim, BF16)
+    call = {
+        **VALID["attention"](),
+        "q": randn(T, H, head_dim, dtype=BF16),
+        "k_pages": randn(*k_shape, dtype=BF16),
+        "v_pages": randn(*v_shape, dtype=BF16),
+        "out": randn(T, H * head_dim, dtype=BF16),
+    }
+    assert_refused("attention", call, "^attention: .*D")
+
+
+def test_more_rotary_dims_than_the_head_has_are_refused() -> None:
+    call = {**VALID["qkv_rope"](), "rope_table": randn(2, 10, D // 2 + 1, 2)}
+    assert_refused("qkv_rope", call, "^qkv_rope: .*R")
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 257, 2**31 - 1])
+def test_a_number_of_threads_out_of_range_is_refused(num_threads: int) -> None:
+    before = ops.num_threads()
+    with pytest.raises(ops.Error, match="num_threads"):
+        ops.set_num_threads(num_threads)
+    assert ops.num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["", "avx1024", "AVX2", "portable "])
+def test_an_unknown_isa_is_refused_naming_those_there_are(name: str) -> None:
+    before = ops.isa()
+    with pytest.raises(ops.Error, match=ops.available_isas()[0]):
+        ops.set_isa(name)
+    assert ops.isa() == before
+
+
+def test_an_error_is_a_value_error() -> None:
+    assert issubclass(ops.Error, ValueError)

@@ -1,0 +1,154 @@
+"""The pool under stress: many small calls, changing thread counts, several Python threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from compare import assert_bitwise_equal
+from op_tensors import i32, randn
+from phi3svc import ops
+
+# Large enough that even one row is shared between threads.
+WIDTH, OUT_FEATURES = 1024, 16 * 40
+
+
+@pytest.fixture
+def projection() -> Callable[[torch.Tensor], torch.Tensor]:
+    weight = ops.pack_linear(randn(OUT_FEATURES, WIDTH, dtype=torch.bfloat16))
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(len(x), OUT_FEATURES)
+        ops.linear(x, weight, out)
+        return out
+
+    return apply
+
+
+def test_set_num_threads_is_what_num_threads_says() -> None:
+    for count in (1, 2, 5, 256, 1):
+        ops.set_num_threads(count)
+        assert ops.num_threads() == count
+
+
+def test_many_small_calls_with_changing_thread_counts_agree(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(3, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    for i in range(400):
+        ops.set_num_threads(1 + (i * 7) % 5)
+        assert torch.equal(projection(x), expected)
+
+
+def test_many_calls_on_one_pool_agree(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(1, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    ops.set_num_threads(2)
+    for _ in range(2000):
+        assert torch.equal(projection(x), expected)
+
+
+def test_more_threads_than_cpus_still_finish(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(2, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    ops.set_num_threads(16)
+    for _ in range(30):
+        assert_bitwise_equal(projection(x), expected)
+
+
+def test_calls_from_several_python_threads_are_independent(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    ops.set_num_threads(2)
+    inputs = [randn(1 + i % 4, WIDTH, dtype=torch.bfloat16) for i in range(4)]
+    expected = [projection(x) for x in inputs]
+
+    def work(i: int) -> None:
+        for _ in range(150):
+            assert_bitwise_equal(projection(inputs[i]), expected[i])
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, i) for i in range(4)]:
+            done.result()
+
+
+def test_changing_the_thread_count_while_others_compute_is_safe(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(2, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for count in (1, 2, 3):
+                ops.set_num_threads(count)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(300):
+            assert_bitwise_equal(projection(x), expected)
+    finally:
+        stop.set()
+        changer.join()
+
+
+def test_an_error_leaves_the_pool_usable(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(2, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    ops.set_num_threads(2)
+    for _ in range(20):
+        with pytest.raises(ops.Error):
+            ops.embedding(i32(10), torch.zeros(10, 4), torch.zeros(1, 4))
+        assert_bitwise_equal(projection(x), expected)
+
+
+def test_an_op_releases_the_gil(projection: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """While one thread is inside an op, another gets to run Python."""
+    x = randn(2000, WIDTH, dtype=torch.bfloat16)
+    started, ticks_inside = threading.Event(), 0
+    finished = threading.Event()
+
+    def compute() -> None:
+        started.set()
+        projection(x)
+        finished.set()
+
+    worker = threading.Thread(target=compute)
+    worker.start()
+    started.wait()
+    while not finished.is_set():
+        ticks_inside += 1
+        finished.wait(0.0005)
+    worker.join()
+    assert ticks_inside > 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(sys.platform != "linux", reason="forking with threads is fine on Linux alone")
+def test_a_forked_child_computes_on_its_own_pool(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    ops.set_num_threads(2)
+    x = randn(1, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(projection(x), expected) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
