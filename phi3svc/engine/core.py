@@ -33,9 +33,7 @@ class EngineCore:
         self._scheduler = Scheduler(
             config, self._blocks, network.config.max_position_embeddings, network.config.rope_set
         )
-        self._runner = Runner(
-            network, KVCache(network.config, num_blocks, network.dtype, network.device)
-        )
+        self._runner = Runner(network, KVCache(network.config, num_blocks, network.dtype))
 
     @property
     def has_work(self) -> bool:

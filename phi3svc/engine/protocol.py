@@ -1,15 +1,14 @@
 """What front and engine process say to each other: msgpack in length-prefixed frames.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack. The front opens with `Load`;
-the engine answers with any number of `LoadProgress` and then `Ready` or `LoadFailed`. After `Ready`
-the front sends requests, cancellations and at last `Shutdown`; the engine sends `StepEvents`. Either
-side takes the end of the stream for the other's death.
+the engine answers with any number of `LoadProgress` and then `Ready` or `LoadFailed`. From then on
+the front sends requests, cancellations and at last `Shutdown`, and the engine sends `StepEvents`.
+Either side takes the end of the stream for the other's death.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
@@ -96,12 +95,13 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Add bytes; yield the payload of each frame that is now complete.
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add bytes; the payloads of the frames that are now complete.
 
         Raises ValueError for a length beyond MAX_FRAME_BYTES.
         """
         self._buffer += data
+        payloads = []
         start = 0
         while len(self._buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
@@ -110,6 +110,7 @@ class FrameReader:
             end = start + _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            yield bytes(self._buffer[start + _LENGTH.size : end])
+            payloads.append(bytes(self._buffer[start + _LENGTH.size : end]))
             start = end
         del self._buffer[:start]
+        return payloads

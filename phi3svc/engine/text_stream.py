@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -30,13 +29,12 @@ async def generate_text(
     tokenizer: Tokenizer,
     *,
     stop_strings: Sequence[str] = (),
-    coalesce_ms: float = 0.0,
 ) -> AsyncGenerator[TextEvent, None]:
     """Yield Started, Deltas, Finished and Completed for one request; raises as the client does.
 
     stop_strings: text in which any of them is complete ends there, without it; the stream then
-    finishes with the token that completed it, whatever the engine has computed beyond.
-    coalesce_ms: least time from one delta to the next; all that came meanwhile goes into one.
+    finishes with the token that completed it, whatever the engine has computed beyond. A delta
+    has all that came since the one before, so a slow consumer gets fewer and larger ones.
 
     Closing this iterator, or cancelling the task that waits in it, cancels the request at once.
     """
@@ -58,28 +56,20 @@ async def generate_text(
                 )
             if event.timings is not None:
                 queue_s = event.timings.queue_s
-            delta_text = ""
-            delta_len = 0
-            for token_id in event.token_ids:
-                delta_len += 1
-                is_last = delta_len == len(event.token_ids)
-                if event.finish == "stop_token" and is_last:
-                    break  # the stop token ends the text and is no part of it
-                output = detokenizer.push([token_id])
-                delta_text += output.text
-                if output.stop_string is not None:
-                    reason, stop_string = "stop_string", output.stop_string
-                    break
-            reason = reason or event.finish
-            if reason is not None and stop_string is None:
-                delta_text += detokenizer.finish()
-            new_ids = event.token_ids[:delta_len]
+            # A stop token ends the text and is no part of it.
+            num_text_tokens = len(event.token_ids) - (event.finish == "stop_token")
+            output = detokenizer.push(event.token_ids[:num_text_tokens])
+            text, num_new = output.text, len(event.token_ids)
+            if output.stop_string is not None:
+                reason, stop_string, num_new = "stop_string", output.stop_string, output.num_tokens
+            elif event.finish is not None:
+                reason = event.finish
+                text += detokenizer.finish()
+            new_ids = event.token_ids[:num_new]
             token_ids += new_ids
-            yield Delta(delta_text, tuple(new_ids), tuple(event.logprobs[:delta_len]))
+            yield Delta(text, tuple(new_ids), tuple(event.logprobs[:num_new]))
             if reason is not None:
                 break
-            if coalesce_ms > 0:
-                await asyncio.sleep(coalesce_ms / 1000)
     assert reason is not None, "the engine ended a stream without a reason"
     fingerprint = client.models[request.model].fingerprint
     yield Finished(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,9 @@ class ModelInput:
             slots += [chunk.pages[p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for p in span]
             query_starts.append(len(token_ids))
         num_pages = max(len(chunk.pages) for chunk in chunks)
-        block_tables = [[*chunk.pages, *[0] * (num_pages - len(chunk.pages))] for chunk in chunks]
+        block_tables = np.zeros((len(chunks), num_pages), np.int32)
+        for row, chunk in zip(block_tables, chunks, strict=True):
+            row[: len(chunk.pages)] = chunk.pages
         return cls(
             token_ids=_int32(token_ids),
             positions=_int32(positions),
@@ -70,9 +73,10 @@ class ModelInput:
             slots=_int32(slots),
             query_starts=_int32(query_starts),
             context_lens=_int32([chunk.start + len(chunk.token_ids) for chunk in chunks]),
-            block_tables=_int32(block_tables),
+            block_tables=torch.from_numpy(block_tables),
         )
 
 
-def _int32(values: list[int] | list[list[int]]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+def _int32(values: list[int]) -> Tensor:
+    """By way of numpy, which reads a list several times faster than torch does."""
+    return torch.from_numpy(np.array(values, np.int32))

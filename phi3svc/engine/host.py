@@ -1,0 +1,125 @@
+"""The models of one engine: loaded together, served in turn. Driven from one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from phi3svc import ops
+from phi3svc.config.checkpoint import fingerprint
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.core import EngineCore
+from phi3svc.engine.events import EngineEvent, FailedEvent
+from phi3svc.engine.memory import available_bytes, share_evenly
+from phi3svc.engine.protocol import LoadedModel, LoadProgress, ModelSource
+from phi3svc.engine.request import CancelRequest, Request
+from phi3svc.errors import ConfigError, Phi3Error
+from phi3svc.model.loader import load_network
+from phi3svc.model.phi3 import Phi3Network
+
+_PROGRESS_INTERVAL_S = 0.1
+
+
+class EngineHost:
+    """One EngineCore per model; a step goes to the next model that has work."""
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        config: EngineConfig,
+        on_progress: Callable[[LoadProgress], None],
+    ) -> None:
+        """Load every model. Raises ConfigError for a bad checkpoint or too little memory."""
+        try:
+            ops.isa()
+        except ops.Error as error:
+            raise ConfigError(str(error)) from None
+        ops.set_num_threads(config.num_threads_to_use)
+        networks = {
+            source.name: load_network(
+                Path(source.path), source.dtype, _Progress(source.name, on_progress)
+            )
+            for source in sources
+        }
+        num_blocks = split_kv_memory(networks, config)
+        self._cores = {
+            name: EngineCore(network, config, num_blocks[name])
+            for name, network in networks.items()
+        }
+        self._turns = list(self._cores.values())
+        self.models = [
+            LoadedModel(
+                name=source.name,
+                context_len=self._cores[source.name].context_len,
+                dtype=str(networks[source.name].dtype).removeprefix("torch."),
+                fingerprint=fingerprint(Path(source.path)),
+                tasks=sorted(networks[source.name].heads),
+            )
+            for source in sources
+        ]
+
+    @property
+    def has_work(self) -> bool:
+        return any(core.has_work for core in self._turns)
+
+    def handle(self, message: Request | CancelRequest) -> list[EngineEvent]:
+        """Take a request in, or forget one. What is refused is an event of its own."""
+        if isinstance(message, CancelRequest):
+            for core in self._turns:
+                core.cancel(message.request_id)
+            return []
+        try:
+            self._cores[message.model].add(message)
+        except Phi3Error as error:
+            return [FailedEvent.from_error(message.request_id, error)]
+        return []
+
+    def step(self) -> list[EngineEvent]:
+        """One step of the model whose turn it is. Only when `has_work`."""
+        core = next(core for core in self._turns if core.has_work)
+        self._turns.remove(core)
+        self._turns.append(core)
+        return core.step()
+
+
+def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> dict[str, int]:
+    """KV blocks for each model. Raises ConfigError if a model gets none.
+
+    Memory is split evenly, except that no model gets more than `max_sequences` of its longest
+    sequences can fill.
+    """
+    total = config.kv_memory_bytes or available_bytes() // 2
+    block_bytes = {}
+    needs = []
+    for name, network in networks.items():
+        bytes_per_token = network.config.kv_bytes_per_token(
+            "bfloat16" if network.dtype.itemsize == 2 else "float32"
+        )
+        block_bytes[name] = bytes_per_token * ops.PAGE_SIZE
+        num_blocks_per_sequence = -(-network.config.max_position_embeddings // ops.PAGE_SIZE)
+        needs.append(config.max_sequences * num_blocks_per_sequence * block_bytes[name])
+    num_blocks = {}
+    for (name, bytes_), share in zip(block_bytes.items(), share_evenly(total, needs), strict=True):
+        num_blocks[name] = share // bytes_
+        if num_blocks[name] == 0:
+            raise ConfigError(
+                f"engine.kv_memory_bytes={config.kv_memory_bytes}: model {name!r} gets"
+                f" {share} bytes and needs {bytes_} for every {ops.PAGE_SIZE} tokens"
+            )
+    return num_blocks
+
+
+class _Progress:
+    """Passes on a model's loading progress, though not more often than anyone can see."""
+
+    def __init__(self, model: str, on_progress: Callable[[LoadProgress], None]) -> None:
+        self._model = model
+        self._on_progress = on_progress
+        self._last_s = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if done == total or now_s - self._last_s >= _PROGRESS_INTERVAL_S:
+            self._last_s = now_s
+            self._on_progress(LoadProgress(self._model, done, total))
