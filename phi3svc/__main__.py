@@ -2,6 +2,6 @@
 
 import sys
 
-from phi3svc.cli import main
+from phi3svc.cli.main import main
 
 sys.exit(main())

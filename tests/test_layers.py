@@ -87,7 +87,7 @@ def test_scheduler_and_blocks_know_neither_torch_nor_extension() -> None:
 
 def test_front_process_imports_no_torch() -> None:
     code = (
-        "import sys, phi3svc.cli, phi3svc.service.server, phi3svc.engine.process;"
+        "import sys, phi3svc.cli.main, phi3svc.service.server, phi3svc.engine.process;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -107,7 +107,7 @@ def test_kernels_include_no_python_or_torch(folder: str) -> None:
 
 
 def test_only_cuda_includes_cuda_and_cutlass() -> None:
-    include = re.compile(r'#include\s*[<"](cutlass|cute|cuda)')
+    include = re.compile(r'#include\s*(<cuda|"cuda_|[<"](cutlass|cute)/)')
     for folder in ("core", "cpu", "bindings"):
         for path in sorted((ROOT / "csrc" / folder).rglob("*.[ch]*")):
             assert not include.search(path.read_text()), path

@@ -1,0 +1,1 @@
+"""The command line: the layer above all others."""

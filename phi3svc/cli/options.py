@@ -1,0 +1,85 @@
+"""Flags that several commands share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from phi3svc.config.server import DEVICES, DTYPES, ModelSpec, ServerConfig, load_server_config
+from phi3svc.errors import ConfigError
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What to serve and on what: for `serve`, and for commands that start their own server."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        action="append",
+        metavar="[NAME=]SOURCE",
+        help="local folder, hub id, or demo, demo-sentiment, demo-entities; may repeat; "
+        "the embedded models by default",
+    )
+    group.add_argument("--dtype", choices=DTYPES, help="weights and KV cache; default: auto")
+    group.add_argument("--device", choices=DEVICES, help="default: cpu")
+    group.add_argument("--threads", type=int, help="compute threads; default: one per core")
+    group.add_argument("--kv-memory", type=int, metavar="MIB", help="KV cache of all models, MiB")
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="every other setting")
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """Where to send requests: a running server, or (default) a private one for this command."""
+    add_model_options(parser)
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="host:port or unix:path of a running server; without it, one is started and stopped",
+    )
+
+
+def server_config(
+    args: argparse.Namespace, listen: list[str] | None = None, default_model: str | None = None
+) -> ServerConfig:
+    """Flags over the TOML file over defaults. Raises ConfigError.
+
+    default_model: what to load when neither flags nor file name a model; None means all embedded.
+    """
+    models = [ModelSpec.parse(text) for text in args.model] if args.model else None
+    if models is None and args.config is None and default_model is not None:
+        models = [ModelSpec.parse(default_model)]
+    overrides = {"models": models, "dtype": args.dtype, "listen": listen, "device": args.device}
+    engine = {
+        "num_threads": args.threads,
+        "kv_memory_bytes": args.kv_memory << 20 if args.kv_memory is not None else None,
+    }
+    return load_server_config(args.config, overrides, engine)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen and when to stop; what is not given is the server's to choose."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--name", default="", help="which of the server's models to ask")
+    group.add_argument("--temperature", type=float, help="0 takes the most likely token")
+    group.add_argument("--top-k", type=int, help="sample from the k most likely tokens")
+    group.add_argument("--top-p", type=float, help="sample from the smallest set of this mass")
+    group.add_argument("--seed", type=int, help="repeats an answer exactly")
+    group.add_argument("--max-new-tokens", type=int, metavar="N")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may repeat")
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_sampling_options` as keyword arguments of `Client.generate`."""
+    for name, high in (("seed", 1 << 64), ("top_k", 1 << 32), ("max_new_tokens", 1 << 32)):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < high:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {value}: must be 0 to {high - 1}")
+    return {
+        "model": args.name,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "seed": args.seed,
+        "max_new_tokens": args.max_new_tokens,
+        "stop": args.stop,
+    }
