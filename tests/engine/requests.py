@@ -1,0 +1,33 @@
+"""Requests with as little said as a test needs to say."""
+
+from __future__ import annotations
+
+from phi3svc.engine.request import ClassifyRequest, GenerateRequest, SamplingParams
+
+GREEDY = SamplingParams()
+
+
+def generate(
+    request_id: str,
+    prompt_ids: list[int],
+    max_new_tokens: int,
+    *,
+    sampling: SamplingParams = GREEDY,
+    stop_token_ids: tuple[int, ...] = (),
+    model: str = "tiny",
+) -> GenerateRequest:
+    return GenerateRequest(
+        request_id,
+        model,
+        prompt_ids,
+        sampling,
+        max_new_tokens,
+        list(stop_token_ids),
+        want_logprobs=True,
+    )
+
+
+def classify(
+    request_id: str, prompt_ids: list[int], *, per_token: bool = False, model: str = "tiny"
+) -> ClassifyRequest:
+    return ClassifyRequest(request_id, model, prompt_ids, per_token)

@@ -1,0 +1,186 @@
+"""Whatever comes and goes: blocks add up, every request ends, with the answer of a run alone."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.scheduler import Scheduler
+from phi3svc.engine.sequence import Sequence, SequenceStatus
+from phi3svc.errors import Overloaded, PromptTooLong
+from tests.engine.fake_runner import STOP_ID, FakeRunner, next_token
+from tests.engine.requests import classify, generate
+
+BLOCK_SIZE = 4
+CONTEXT_LEN = 40
+
+
+def expected_answer(request: GenerateRequest, context_len: int, original_len: int) -> list[int]:
+    """The whole sequence, by the definition of what a request gives."""
+    ids = list(request.prompt_ids)
+    while True:
+        ids.append(next_token(ids, int(len(ids) > original_len)))
+        num_new = len(ids) - len(request.prompt_ids)
+        if ids[-1] in request.stop_token_ids or num_new == request.max_new_tokens:
+            return ids
+        if len(ids) == context_len:
+            return ids
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Adds, cancels and steps in any order, cancels also in the middle of a step."""
+
+    @initialize(
+        num_blocks=st.integers(3, 16),
+        max_step_tokens=st.integers(1, 24),
+        max_sequences=st.integers(1, 6),
+        original_len=st.integers(2, 40),
+    )
+    def begin(
+        self, num_blocks: int, max_step_tokens: int, max_sequences: int, original_len: int
+    ) -> None:
+        self.blocks = BlockManager(num_blocks, BLOCK_SIZE)
+        config = EngineConfig(
+            max_step_tokens=max_step_tokens,
+            max_sequences=max_sequences,
+            max_waiting_requests=6,
+            max_waiting_tokens=80,
+        )
+        self.original_len = original_len
+        self.scheduler = Scheduler(
+            config, self.blocks, CONTEXT_LEN, lambda n: int(n > original_len)
+        )
+        self.runner = FakeRunner(self.blocks)
+        self.open: dict[str, Sequence] = {}
+        self.num_added = 0
+
+    @rule(
+        prompt_ids=st.lists(st.integers(0, 9), min_size=1, max_size=44),
+        max_new_tokens=st.integers(1, 30),
+        kind=st.sampled_from(["generate", "generate", "tokens", "text"]),
+    )
+    def add(self, prompt_ids: list[int], max_new_tokens: int, kind: str) -> None:
+        self.num_added += 1
+        name = f"r{self.num_added}"
+        if kind == "generate":
+            request = generate(name, prompt_ids, max_new_tokens, stop_token_ids=(STOP_ID,))
+        else:
+            request = classify(name, prompt_ids, per_token=kind == "tokens")
+        sequence = Sequence(request, len(prompt_ids) - 1)
+        context_len = min(CONTEXT_LEN, self.blocks.num_blocks * BLOCK_SIZE)
+        try:
+            self.scheduler.add(sequence)
+        except PromptTooLong:
+            assert len(prompt_ids) + (kind == "generate") > context_len
+        except Overloaded:
+            assert self.scheduler.num_waiting > 0 or len(prompt_ids) > 80
+        else:
+            assert len(prompt_ids) + (kind == "generate") <= context_len
+            self.open[name] = sequence
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self._cancel_one(data)
+
+    @precondition(lambda self: self.scheduler.has_work)
+    @rule(data=st.data(), cancels=st.sampled_from([0, 0, 0, 1, 2]))
+    def step(self, data: st.DataObject, cancels: int) -> None:
+        batch = self.scheduler.schedule()
+        assert batch.chunks, "no progress"
+        outputs = self.runner.run(batch)
+        for _ in range(min(cancels, len(self.open))):
+            self._cancel_one(data)
+        self.scheduler.commit(batch, outputs)
+        self._take_ended()
+
+    @invariant()
+    def every_block_has_one_owner_or_none(self) -> None:
+        held = [b for s in self.open.values() for b in s.block_table]
+        assert len(held) == len(set(held))
+        assert len(held) + self.blocks.num_free == self.blocks.num_blocks
+
+    @invariant()
+    def running_ones_are_older_than_waiting_ones(self) -> None:
+        is_running = [s.status is SequenceStatus.RUNNING for s in self.open.values()]
+        assert is_running == sorted(is_running, reverse=True)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        # Each step computes at least one token. Preempted and crossing sequences compute theirs
+        # again, but only after an older one took their blocks, which it needs for a new token.
+        num_steps = 0
+        while self.scheduler.has_work:
+            num_steps += 1
+            assert num_steps < 20_000, "somebody starves"
+            batch = self.scheduler.schedule()
+            assert batch.chunks, "no progress"
+            self.scheduler.commit(batch, self.runner.run(batch))
+            self._take_ended()
+        assert not self.open
+        assert self.blocks.num_free == self.blocks.num_blocks
+        assert sorted(self.blocks.allocate(self.blocks.num_blocks)) == list(
+            range(self.blocks.num_blocks)
+        )
+
+    def _cancel_one(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.open)))
+        sequence = self.open.pop(name)
+        num_free, num_held = self.blocks.num_free, len(sequence.block_table)
+        self.scheduler.cancel(name)
+        assert sequence.has_ended
+        assert self.blocks.num_free == num_free + num_held
+
+    def _take_ended(self) -> None:
+        for name, sequence in list(self.open.items()):
+            if sequence.has_ended:
+                del self.open[name]
+                self._check_answer(sequence)
+
+    def _check_answer(self, sequence: Sequence) -> None:
+        request = sequence.request
+        if isinstance(request, GenerateRequest):
+            context_len = min(CONTEXT_LEN, self.blocks.num_blocks * BLOCK_SIZE)
+            assert sequence.token_ids == expected_answer(request, context_len, self.original_len)
+        elif request.per_token:
+            assert sequence.scores == [[float(i)] for i in range(len(request.prompt_ids))]
+        else:
+            assert sequence.scores == [[float(len(request.prompt_ids) - 1)]]
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
+TestScheduler = SchedulerMachine.TestCase
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=20), st.integers(1, 20))
+def test_requests_of_one_kind_end_in_the_order_they_came(
+    prompt_lens: list[int], max_step_tokens: int
+) -> None:
+    blocks = BlockManager(64, BLOCK_SIZE)
+    scheduler = Scheduler(EngineConfig(max_step_tokens=max_step_tokens), blocks, CONTEXT_LEN)
+    runner = FakeRunner(blocks)
+    sequences = [
+        Sequence(classify(str(i), [1] * n, per_token=True)) for i, n in enumerate(prompt_lens)
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    ended: list[Sequence] = []
+    while scheduler.has_work:
+        batch = scheduler.schedule()
+        scheduler.commit(batch, runner.run(batch))
+        ended += [s for s in sequences if s.has_ended and s not in ended]
+    assert ended == sequences
