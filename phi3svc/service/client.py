@@ -12,7 +12,7 @@ rich status, or `CallError`; either way the message is one line.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -30,8 +30,6 @@ from phi3svc.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
     sampling_pb2,
-    tokenizer_service_pb2,
-    tokenizer_service_pb2_grpc,
 )
 
 MAX_RECEIVE_BYTES = 64 << 20
@@ -104,7 +102,6 @@ class Client:
         self._address = address
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
         self._classification = classification_service_pb2_grpc.ClassificationServiceStub(channel)
-        self._tokenizer = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     @classmethod
@@ -172,32 +169,6 @@ class Client:
         finally:
             call.cancel()
 
-    async def complete(
-        self,
-        prompt: str | Sequence[tuple[str, str]] | Sequence[int],
-        *,
-        model: str = "",
-        temperature: float | None = None,
-        seed: int | None = None,
-        max_new_tokens: int | None = None,
-        timeout_s: float | None = None,
-    ) -> str:
-        """The whole answer as one text; `generate` has more options."""
-        pieces = []
-        stream = self.generate(
-            prompt,
-            model=model,
-            temperature=temperature,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            timeout_s=timeout_s,
-        )
-        async with aclosing(stream) as events:
-            async for event in events:
-                if isinstance(event, Delta):
-                    pieces.append(event.text)
-        return "".join(pieces)
-
     async def classify(
         self, texts: Sequence[str], *, model: str = "", timeout_s: float | None = None
     ) -> list[tuple[LabelScore, ...]]:
@@ -219,14 +190,6 @@ class Client:
             TokenLabels(tuple(_spans(result.tokens)), tuple(_spans(result.entities)))
             for result in response.results
         ]
-
-    async def tokenize(
-        self, text: str, *, model: str = "", parse_special: bool = True
-    ) -> list[int]:
-        request = tokenizer_service_pb2.TokenizeRequest(
-            model=model, text=text, parse_special=parse_special
-        )
-        return list((await self._call(self._tokenizer.Tokenize(request))).token_ids)
 
     async def list_models(self, *, timeout_s: float | None = None) -> list[RemoteModel]:
         """In the order given to the server."""

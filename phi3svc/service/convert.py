@@ -37,7 +37,7 @@ class GenerateCall:
     """A valid Generate request; only the length of its prompt is still unknown.
 
     prompt: text, (role, content) turns, or token ids. max_new_tokens: None if the caller did not
-    say. coalesce_s: seconds that text may wait for company.
+    say. coalesce_ms: how long text may wait for company.
     """
 
     request_id: str
@@ -49,7 +49,7 @@ class GenerateCall:
     stop_token_ids: list[int]
     wants_logprobs: bool
     wants_token_ids: bool
-    coalesce_s: float
+    coalesce_ms: int
 
     @property
     def input_field(self) -> str:
@@ -97,7 +97,7 @@ def read_generate(
         stop_token_ids=sorted({*eos_ids, *stop.token_ids}),
         wants_logprobs=request.output.logprobs,
         wants_token_ids=request.output.token_ids,
-        coalesce_s=request.output.coalesce_ms / 1000,
+        coalesce_ms=request.output.coalesce_ms,
     )
 
 

@@ -44,7 +44,10 @@ class GenerationServicer(
         call, work = await loop.run_in_executor(self._threads, self._prepare, request)
         with self._claim(call.request_id):
             stream = generate_text(
-                self._engine, call.model.tokenizer, work, stop_strings=call.stop_strings
+                self._engine,
+                work,
+                call.model.tokenizer,
+                stop_strings=call.stop_strings,
             )
             async with aclosing(stream) as events:
                 async for response in _responses(events, call):
@@ -81,15 +84,18 @@ class GenerationServicer(
 async def _responses(
     events: AsyncGenerator[TextEvent, None], call: GenerateCall
 ) -> AsyncGenerator[generation_service_pb2.GenerateResponse, None]:
-    """Numbers the events. While it sleeps, the engine's queue joins what comes into one event."""
+    """Numbers the events; those with nothing the caller asked for are left out.
+
+    Coalescing is a pause after each delta: a delta has all that came since the one before.
+    """
     seq = 0
     async for event in events:
         if isinstance(event, Delta) and _is_empty(event, call):
             continue
         yield _to_response(seq, event, call)
         seq += 1
-        if call.coalesce_s and isinstance(event, Delta):
-            await asyncio.sleep(call.coalesce_s)
+        if call.coalesce_ms and isinstance(event, Delta):
+            await asyncio.sleep(call.coalesce_ms / 1000)
 
 
 def _is_empty(delta: Delta, call: GenerateCall) -> bool:

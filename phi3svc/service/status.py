@@ -41,11 +41,12 @@ ERROR_DOMAIN = "phi3svc"
 RETRY_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # A restarted or drained replica is replaced within seconds; sooner retries only add load.
 UNAVAILABLE_RETRY_S = 1.0
-# Clients reject more than 8 KiB of trailers by default, and the message counts up to three times
-# its length there (percent-encoded); these limits keep the worst case below that.
+# Clients may reject more than 8 KiB of trailers. Details travel in base64, and the message once more
+# percent-encoded, at up to three times its length; these limits keep the worst case below that.
 MAX_REPORTED_VIOLATIONS = 16
-MAX_DESCRIPTION_LEN = 160
-MAX_MESSAGE_LEN = 500
+MAX_DESCRIPTION_BYTES = 160
+MAX_FIELD_BYTES = 100
+MAX_MESSAGE_BYTES = 300
 
 _log = logging.getLogger("phi3svc.service")
 
@@ -59,7 +60,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Metadata]:
     since it logs the traceback under that id.
     """
     code, message, details = _describe(error)
-    message = clip(message, MAX_MESSAGE_LEN)
+    message = clip(message, MAX_MESSAGE_BYTES)
     rich = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
         rich.details.add().Pack(detail)
@@ -70,9 +71,12 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Metadata]:
     return code, message, metadata
 
 
-def clip(text: str, max_len: int) -> str:
-    """`text`, or its beginning and an ellipsis when longer than `max_len` characters."""
-    return text if len(text) <= max_len else text[: max_len - 1] + "…"
+def clip(text: str, max_bytes: int) -> str:
+    """`text`, or its beginning and an ellipsis when longer than `max_bytes` in UTF-8."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
 def _describe(error: Exception) -> tuple[grpc.StatusCode, str, list[Message]]:
@@ -88,7 +92,7 @@ def _describe(error: Exception) -> tuple[grpc.StatusCode, str, list[Message]]:
         case NotFound():
             resource = error_details_pb2.ResourceInfo(
                 resource_type=error.kind,
-                resource_name=clip(error.name, MAX_DESCRIPTION_LEN),
+                resource_name=clip(error.name, MAX_DESCRIPTION_BYTES),
                 description="not found",
             )
             return grpc.StatusCode.NOT_FOUND, str(error), [resource, _info("NOT_FOUND")]
@@ -121,8 +125,8 @@ def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.Ba
     return error_details_pb2.BadRequest(
         field_violations=[
             error_details_pb2.BadRequest.FieldViolation(
-                field=clip(v.field, MAX_DESCRIPTION_LEN),
-                description=clip(v.description, MAX_DESCRIPTION_LEN),
+                field=clip(v.field, MAX_FIELD_BYTES),
+                description=clip(v.description, MAX_DESCRIPTION_BYTES),
             )
             for v in shown
         ]
