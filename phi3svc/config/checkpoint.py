@@ -72,7 +72,8 @@ def resolve_source(source: str) -> Checkpoint:
         )
     if path.parent.is_dir():
         raise ConfigError(f"model source {source!r}: no such folder in {str(path.parent)!r}")
-    return Checkpoint(_download(source, hub_id["repo"], hub_id["revision"]), path.name)
+    repo = hub_id["repo"]
+    return Checkpoint(_download(source, repo, hub_id["revision"]), repo.partition("/")[2])
 
 
 def fingerprint(path: Path) -> str:

@@ -256,7 +256,8 @@ def test_absurd_field_is_named(message: str) -> None:
     ("field", "value"),
     [
         ("temperature", -1), ("temperature", "hot"), ("temperature", True),
-        ("temperature", math.nan), ("top_k", -1), ("top_k", 1.5), ("top_p", 0), ("top_p", 1.01), ("do_sample", "yes"),
+        ("temperature", math.nan), ("top_k", -1), ("top_k", 1.5), ("top_p", 0), ("top_p", 1.01),
+        ("do_sample", "yes"),
         ("eos_token_id", [None, -3]),
     ],
 )  # fmt: skip

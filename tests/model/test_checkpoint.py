@@ -1,0 +1,148 @@
+"""Where a model comes from, and the digest of what it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from phi3svc.config import checkpoint as sources
+from phi3svc.config.checkpoint import Checkpoint, fingerprint, resolve_source
+from phi3svc.errors import ConfigError
+from tests.model.conftest import MakeCheckpoint
+
+
+def refuse(message: str) -> object:
+    def snapshot_download(*_: object, **__: object) -> str:
+        raise OSError(message)
+
+    return snapshot_download
+
+
+def test_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    assert resolve_source(str(folder)) == Checkpoint(folder, "my-model")
+    monkeypatch.chdir(folder)
+    assert resolve_source(".").name == "my-model"
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("my-model/") == Checkpoint(Path("my-model"), "my-model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_source("~/my-model") == Checkpoint(folder, "my-model")
+
+
+def test_embedded_name_goes_before_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parent in (tmp_path / "embedded", tmp_path / "cwd"):
+        (parent / "demo").mkdir(parents=True)
+        (parent / "demo" / "config.json").write_text("{}")
+    monkeypatch.setattr(sources, "EMBEDDED_DIR", tmp_path / "embedded")
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert resolve_source("demo") == Checkpoint(tmp_path / "embedded" / "demo", "demo")
+    assert resolve_source("./demo") == Checkpoint(Path("demo"), "demo")
+    with pytest.raises(ConfigError, match="'demo-entities' is not part of this installation"):
+        resolve_source("demo-entities")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/no/such/folder", "./nope", "../nope", "~/nope", "nope", "a/b/c", "C:\\models", "-x/y",
+        "org/name@", "org/na me", "x" * 5000, "org/name@" + "r" * 500,
+    ],
+    ids=lambda s: s[:12],
+)  # fmt: skip
+def test_folder_that_is_not_there(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that looks like a path reaches the hub."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse("asked the hub"))
+    with pytest.raises(ConfigError) as caught:
+        resolve_source(source)
+    text = str(caught.value)
+    assert "no such folder" in text or "File name too long" in text
+    assert "asked the hub" not in text
+    assert len(text) < 400
+
+
+@pytest.mark.parametrize("source", ["", "  ", "a\0b"], ids=repr)
+def test_source_that_is_nothing(source: str) -> None:
+    with pytest.raises(ConfigError, match="expected a folder or a hub id"):
+        resolve_source(source)
+
+
+def test_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match="is a file; expected a checkpoint's folder"):
+        resolve_source(str(tmp_path / "model.gguf"))
+
+
+def test_missing_folder_beside_others_is_not_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse("asked the hub"))
+    with pytest.raises(ConfigError, match="no such folder in 'models'"):
+        resolve_source("models/phi")
+
+
+def test_hub_id_downloads_only_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot_download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        assert not any(".py" in p or ".bin" in p for p in allow_patterns)
+        assert {"config.json", "model-*.safetensors", "tokenizer.json"} <= set(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    found = resolve_source("microsoft/Phi-3-mini-4k-instruct")
+    assert found == Checkpoint(tmp_path, "Phi-3-mini-4k-instruct")
+    assert resolve_source("org/name@v1.0").name == "name"
+    assert asked == [("microsoft/Phi-3-mini-4k-instruct", None), ("org/name", "v1.0")]
+
+
+def test_hub_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = "\n404 Client Error.\nMore advice\n" + "x" * 5000
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse(message))
+    with pytest.raises(ConfigError) as caught:
+        resolve_source("org/name")
+    assert str(caught.value).endswith("the hub says: OSError: 404 Client Error.")
+
+
+def test_offline_hub_without_a_cache_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real client, cut off from the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError) as caught:
+        resolve_source("phi3svc-tests/no-such-model")
+    assert "the hub says" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fingerprint_tells_checkpoints_apart(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    path = shutil.copytree(checkpoint(), tmp_path / "copy")
+    digest = fingerprint(path)
+    assert len(bytes.fromhex(digest)) == 32
+    assert fingerprint(checkpoint()) == digest
+    assert fingerprint(checkpoint(max_shard_size="100KB")) == digest
+    assert fingerprint(checkpoint(seed=1)) != digest
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        text = (path / name).read_text()
+        (path / name).write_text(text + " ")
+        assert fingerprint(path) != digest
+        (path / name).write_text(text)
+    assert fingerprint(path) == digest
+    data = bytearray((path / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "model.safetensors").write_bytes(data)
+    assert fingerprint(path) != digest
