@@ -1,0 +1,45 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+
+#include "bindings/register.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+#include "cuda/cuda.h"
+
+namespace py = pybind11;
+
+namespace phi3::bindings {
+namespace {
+
+std::map<std::string, std::string> build_info() {
+  std::string isas;
+  for (const std::string& name : cpu::available_isas()) {
+    if (!isas.empty()) isas += " ";
+    isas += name;
+  }
+  return {
+      {"version", PHI3SVC_VERSION},
+      {"compiler", PHI3SVC_COMPILER},
+      {"build_type", PHI3SVC_BUILD_TYPE},
+      {"cuda", cuda::is_built() ? "yes" : "no"},
+      {"isas", isas},
+  };
+}
+
+}  // namespace
+
+void register_runtime(py::module_& module) {
+  module.def("isa", [] { return std::string(cpu::kernels().name); },
+             "Name of the active CPU kernels.");
+  module.def("available_isas", &cpu::available_isas, "ISAs this build and CPU have, worst first.");
+  module.def("set_isa", &cpu::set_isa, py::arg("name"), "Chooses the CPU kernels by name.");
+  module.def("set_num_threads", &cpu::set_num_threads, py::arg("num_threads"),
+             "Threads that ops use, 1..256.");
+  module.def("num_threads", &cpu::num_threads, "Threads that ops use.");
+  module.def("build_info", &build_info, "How this extension was built.");
+}
+
+}  // namespace phi3::bindings

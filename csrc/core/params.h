@@ -1,0 +1,147 @@
+// What the checked ops hand to a backend: plain pointers and sizes, a shape on every pointer.
+//
+// A: the model dtype (float32 or bfloat16), named by `dtype`. T tokens, B sequences, H query heads, K kv heads,
+// D head dim, E hidden, F MLP width, V vocabulary, N pages, M pages per block-table row. Row strides are in elements.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace phi3 {
+
+inline constexpr std::int64_t kPageSize = 16;    // tokens per KV page
+inline constexpr std::int64_t kPanelRows = 16;   // weight rows per packed panel
+inline constexpr std::int64_t kMaxHeadDim = 256;
+
+// Weight of n rows and k columns in ceil(n/16) panels, zero padded.
+// float32: [panels][k][16]; bfloat16: [panels][ceil(k/2)][16][2], pairs along k.
+struct PackedWeight {
+  const void* data;
+  std::int64_t num_panels;
+  std::int64_t in_features;  // k
+
+  std::int64_t panel_elements(DType dtype) const {
+    const std::int64_t k = dtype == DType::kBFloat16 ? (in_features + 1) / 2 * 2 : in_features;
+    return k * kPanelRows;
+  }
+};
+
+struct PackParams {
+  DType dtype;
+  const void* weight;  // A [n, k]
+  std::int64_t weight_stride;
+  void* out;              // A, see PackedWeight
+  std::int64_t num_rows;  // n; for gate_up 2F
+  std::int64_t in_features;
+  bool is_gate_up;  // rows are [gate|up] and their panels alternate
+};
+
+struct EmbeddingParams {
+  DType dtype;
+  const std::int32_t* token_ids;  // [T]
+  const void* table;              // A [V, E], or packed
+  bool is_packed;
+  float* out;  // [T, E]
+  std::int64_t out_stride;
+  std::int64_t num_tokens, hidden_size, vocab_size;
+};
+
+struct RmsNormParams {
+  DType dtype;
+  const float* h;  // [T, E]
+  std::int64_t h_stride;
+  const void* weight;  // A [E]
+  void* out;           // A [T, E]
+  std::int64_t out_stride;
+  std::int64_t num_tokens, hidden_size;
+  float eps;
+};
+
+struct LinearParams {
+  DType dtype;
+  const void* x;  // A [T, k]
+  std::int64_t x_stride;
+  PackedWeight weight;  // n rows
+  const void* bias;     // A [n], may be null
+  void* out;            // A or float32 [T, n]
+  std::int64_t out_stride;
+  bool out_is_f32;
+  bool accumulate;  // out (float32) += instead of =
+  std::int64_t num_tokens, out_features;
+};
+
+struct QkvRopeParams {
+  DType dtype;
+  const void* x;  // A [T, E]
+  std::int64_t x_stride;
+  PackedWeight weight;             // (H + 2K) * D rows: q | k | v
+  const std::int32_t* positions;   // [T]
+  const std::int32_t* rope_sets;   // [T]
+  const float* rope_table;         // [S, max_pos, R/2, 2]: cos, sin
+  const std::int32_t* slots;       // [T] page * 16 + offset
+  void* k_pages;                   // A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
+  void* v_pages;                   // A [N, K, 16, D]
+  void* q_out;                     // A [T, H, D]
+  std::int64_t num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
+  std::int64_t num_pages, num_rope_sets, max_positions;
+};
+
+struct AttentionParams {
+  DType dtype;
+  const void* q;                     // A [T, H, D]
+  const void* k_pages;               // as in QkvRopeParams
+  const void* v_pages;               // as in QkvRopeParams
+  const std::int32_t* block_tables;  // [B, M]
+  std::int64_t block_table_stride;
+  const std::int32_t* query_starts;  // [B + 1]
+  const std::int32_t* context_lens;  // [B]
+  void* out;                         // A [T, H * D]
+  std::int64_t num_tokens, num_sequences, max_blocks, num_heads, num_kv_heads, head_dim, num_pages;
+  std::int64_t window;  // keys a query sees, itself included; 0 = all
+  float scale;
+};
+
+struct MlpParams {
+  DType dtype;
+  const void* x;  // A [T, E]
+  std::int64_t x_stride;
+  PackedWeight gate_up;  // alternating gate and up panels, each padded to 16 rows
+  PackedWeight down;     // E rows
+  void* act;             // A [T, F]
+  float* h;              // [T, E], accumulated into
+  std::int64_t h_stride;
+  std::int64_t num_tokens, hidden_size, mlp_width;
+};
+
+// lm_head and classify_head: out = rms_norm(h[rows]) Wᵀ (+ bias).
+struct HeadParams {
+  DType dtype;
+  const float* h;  // [T, E]
+  std::int64_t h_stride;
+  const std::int32_t* rows;  // [n]
+  const void* norm_weight;   // A [E]
+  PackedWeight weight;       // V or C rows
+  const void* bias;          // A [C], may be null
+  void* normed;              // A [n, E] workspace
+  float* out;                // [n, V or C]
+  std::int64_t num_tokens, num_rows, hidden_size, out_features;
+  float eps;
+  const char* op;  // name for messages
+};
+
+struct SampleParams {
+  const float* logits;  // [n, V]
+  std::int64_t logits_stride;
+  const float* temperature;              // [n]
+  const std::int32_t* top_k;             // [n]
+  const float* top_p;                    // [n]
+  const std::int64_t* seeds;             // [n] bit pattern of a u64
+  const std::int32_t* sequence_indices;  // [n]
+  const std::int32_t* positions;         // [n]
+  std::int32_t* out_ids;                 // [n]
+  float* out_logprobs;                   // [n]
+  std::int64_t num_rows, vocab_size;
+};
+
+}  // namespace phi3

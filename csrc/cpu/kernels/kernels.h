@@ -1,0 +1,82 @@
+// The per-ISA inner kernels as a table of function pointers.
+//
+// This header and everything in this folder is compiled once per ISA, so it must not use std containers, algorithms or
+// any inline function with external linkage: an AVX-512 copy of a weak symbol could win at link time for every caller.
+//
+// All kernels agree on one arithmetic over 16 virtual lanes: every output element is one chain of multiply-adds in index
+// order, every sum one fixed tree. avx2 and avx512 give equal bits; portable multiplies and adds in two roundings.
+#pragma once
+
+#include <cstdint>
+
+namespace phi3::cpu {
+
+inline constexpr int kLanes = 16;
+inline constexpr int kTileRows = 6;    // most rows of a GEMM tile
+inline constexpr int kTilePanels = 4;  // most panels of a GEMM tile
+
+// out[r][16 p + lane] (+)= Σ_k x[r][k] · panel[p][k][lane]
+struct GemmTile {
+  const void* x[kTileRows];         // [k] each, the model dtype
+  const void* panels[kTilePanels];  // a packed panel each
+  int num_rows;                     // 1..6
+  int num_panels;                   // 1..4
+  bool accumulate;                  // continue the chains from out instead of from 0
+  std::int64_t k;                   // with accumulate to follow, even
+  float* out;
+  std::int64_t out_stride;
+};
+
+// out[r][d] continues its chain with Σ_j p[r][j] · v[j][d] over keys first <= j < last of one span.
+struct ValueTile {
+  const float* p[kTileRows];   // [span] weights of each row
+  const void* const* v_pages;  // [16, D] each, the model dtype
+  int num_rows;
+  int first, last;
+  int head_dim;
+  float* out;
+  std::int64_t out_stride;
+};
+
+struct Kernels {
+  const char* name;
+
+  void (*gemm_f32)(const GemmTile&);
+  void (*gemm_bf16)(const GemmTile&);
+
+  // Scores of one row of a span, keys first..last visible. Scales, then turns them in place into exp(s - max); the rest
+  // of the 16-key groups touched becomes 0. Returns max and the sum of the weights.
+  void (*softmax_span)(float* scores, int first, int last, float scale, float* max, float* sum);
+  void (*values_f32)(const ValueTile&);
+  void (*values_bf16)(const ValueTile&);
+  // o = o · a + span · b
+  void (*merge)(float* o, const float* span, float a, float b, std::int64_t n);
+  // out = o · factor
+  void (*scale_to_f32)(const float* o, float factor, void* out, std::int64_t n);
+  void (*scale_to_bf16)(const float* o, float factor, void* out, std::int64_t n);
+
+  void (*rms_norm_f32)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
+  void (*rms_norm_bf16)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
+  void (*to_bf16)(const float* src, void* dst, std::int64_t n);
+  void (*add_f32)(float* dst, const void* src, std::int64_t n);   // dst += src
+  void (*add_bf16)(float* dst, const void* src, std::int64_t n);  // dst += src
+  void (*silu_mul)(float* gate, const float* up, std::int64_t n);  // gate = silu(gate) · up
+
+  float (*exp)(float x);
+  // Largest value, or NaN when a value is NaN.
+  float (*max)(const float* x, std::int64_t n);
+  // weights[i] = exp((x[i] - max) / temperature) when weights is not null; returns their sum.
+  float (*exp_sum)(const float* x, float max, float temperature, float* weights, std::int64_t n);
+};
+
+namespace portable {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+
+}  // namespace phi3::cpu

@@ -1,0 +1,129 @@
+// Kernels over one row of numbers: norms, epilogues, exponentials.
+#include "cpu/kernels/functions.h"
+#include "cpu/kernels/vec.h"
+
+namespace phi3::cpu::PHI3_ISA {
+namespace {
+
+// Calls full(i) for every whole group of 16 and rest(i, count) for what is left.
+template <typename Full, typename Rest>
+inline void for_each_group(std::int64_t n, Full full, Rest rest) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) full(i);
+  if (i < n) rest(i, n - i);
+}
+
+// Element i is summed in lane i mod 16, in index order.
+template <typename T>
+void rms_norm(const float* h, const T* weight, float eps, T* out, std::int64_t n) {
+  F squares = zero();
+  for_each_group(
+      n,
+      [&](std::int64_t i) {
+        const F v = load(h + i);
+        squares = fma(v, v, squares);
+      },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = load_first(h + i, count);
+        squares = fma(v, v, squares);
+      });
+  const float mean = sum_lanes(squares) / static_cast<float>(n);
+  const F factor = set1(1.0F / __builtin_sqrtf(mean + eps));
+  for_each_group(
+      n,
+      [&](std::int64_t i) { store(out + i, mul(mul(load(h + i), factor), load(weight + i))); },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = mul(mul(load_first(h + i, count), factor), load_first(weight + i, count));
+        store_first(out + i, v, count);
+      });
+}
+
+template <typename T>
+void add_to(float* dst, const T* src, std::int64_t n) {
+  for_each_group(
+      n, [&](std::int64_t i) { store(dst + i, add(load(dst + i), load(src + i))); },
+      [&](std::int64_t i, std::int64_t count) {
+        store_first(dst + i, add(load_first(dst + i, count), load_first(src + i, count)), count);
+      });
+}
+
+inline F silu(F x) { return div(x, add(set1(1.0F), exp(sub(zero(), x)))); }
+
+}  // namespace
+
+void rms_norm_f32(const float* h, const void* weight, float eps, void* out, std::int64_t n) {
+  rms_norm(h, static_cast<const float*>(weight), eps, static_cast<float*>(out), n);
+}
+void rms_norm_bf16(const float* h, const void* weight, float eps, void* out, std::int64_t n) {
+  rms_norm(h, static_cast<const std::uint16_t*>(weight), eps, static_cast<std::uint16_t*>(out), n);
+}
+
+void to_bf16(const float* src, void* dst, std::int64_t n) {
+  auto* out = static_cast<std::uint16_t*>(dst);
+  for_each_group(
+      n, [&](std::int64_t i) { store(out + i, load(src + i)); },
+      [&](std::int64_t i, std::int64_t count) {
+        store_first(out + i, load_first(src + i, count), count);
+      });
+}
+
+void add_f32(float* dst, const void* src, std::int64_t n) {
+  add_to(dst, static_cast<const float*>(src), n);
+}
+void add_bf16(float* dst, const void* src, std::int64_t n) {
+  add_to(dst, static_cast<const std::uint16_t*>(src), n);
+}
+
+void silu_mul(float* gate, const float* up, std::int64_t n) {
+  for_each_group(
+      n, [&](std::int64_t i) { store(gate + i, mul(silu(load(gate + i)), load(up + i))); },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = mul(silu(load_first(gate + i, count)), load_first(up + i, count));
+        store_first(gate + i, v, count);
+      });
+}
+
+float exp_scalar(float x) { return first_lane(exp(set1(x))); }
+
+float max_value(const float* x, std::int64_t n) {
+  const F lowest = set1(-__builtin_inff());
+  F best = lowest;
+  bool has_nan = false;
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F v = load(x + i);
+    has_nan |= any_nan(v);
+    best = max(best, v);
+  }
+  float result = max_lanes(best);
+  for (; i < n; ++i) {
+    has_nan |= x[i] != x[i];
+    result = x[i] > result ? x[i] : result;
+  }
+  return has_nan ? __builtin_nanf("") : result;
+}
+
+float exp_sum(const float* x, float max, float temperature, float* weights, std::int64_t n) {
+  const F shift = set1(max);
+  const F divisor = set1(temperature);
+  F sum = zero();
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F weight = exp(div(sub(load(x + i), shift), divisor));
+    if (weights != nullptr) store(weights + i, weight);
+    sum = add(sum, weight);
+  }
+  if (i < n) {
+    const std::int64_t count = n - i;
+    float lane[kLanes];
+    store(lane, exp(div(sub(load_first(x + i, count), shift), divisor)));
+    for (std::int64_t rest = count; rest < kLanes; ++rest) lane[rest] = 0.0F;
+    if (weights != nullptr) {
+      __builtin_memcpy(weights + i, lane, static_cast<unsigned long>(count) * sizeof(float));
+    }
+    sum = add(sum, load(lane));
+  }
+  return sum_lanes(sum);
+}
+
+}  // namespace phi3::cpu::PHI3_ISA

@@ -1,0 +1,30 @@
+// The kernel table of the ISA being compiled.
+#include "cpu/kernels/functions.h"
+
+#define PHI3_STRINGIFY(x) #x
+#define PHI3_NAME(x) PHI3_STRINGIFY(x)
+
+namespace phi3::cpu::PHI3_ISA {
+
+constinit const Kernels kKernels = {
+    .name = PHI3_NAME(PHI3_ISA),
+    .gemm_f32 = gemm_f32,
+    .gemm_bf16 = gemm_bf16,
+    .softmax_span = softmax_span,
+    .values_f32 = values_f32,
+    .values_bf16 = values_bf16,
+    .merge = merge,
+    .scale_to_f32 = scale_to_f32,
+    .scale_to_bf16 = scale_to_bf16,
+    .rms_norm_f32 = rms_norm_f32,
+    .rms_norm_bf16 = rms_norm_bf16,
+    .to_bf16 = to_bf16,
+    .add_f32 = add_f32,
+    .add_bf16 = add_bf16,
+    .silu_mul = silu_mul,
+    .exp = exp_scalar,
+    .max = max_value,
+    .exp_sum = exp_sum,
+};
+
+}  // namespace phi3::cpu::PHI3_ISA

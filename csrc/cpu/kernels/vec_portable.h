@@ -1,0 +1,108 @@
+// Sixteen float lanes from four 128-bit compiler vectors; any CPU. Included by vec.h only.
+#pragma once
+
+#include <cstdint>
+
+namespace phi3::cpu::PHI3_ISA {
+namespace {
+
+using Quad = float __attribute__((vector_size(16)));
+using QuadBits = std::uint32_t __attribute__((vector_size(16)));
+
+struct F {
+  Quad q0, q1, q2, q3;
+};
+struct Bits {
+  QuadBits q0, q1, q2, q3;
+};
+
+constexpr int kAccumulators = 3;  // of F that fit in 16 vector registers beside the operands
+
+inline F zero() { return {Quad{}, Quad{}, Quad{}, Quad{}}; }
+inline Quad quad(float x) { return Quad{x, x, x, x}; }
+inline F set1(float x) { return {quad(x), quad(x), quad(x), quad(x)}; }
+inline F load(const float* p) {
+  F v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, F v) { __builtin_memcpy(p, &v, sizeof v); }
+
+inline F add(F a, F b) { return {a.q0 + b.q0, a.q1 + b.q1, a.q2 + b.q2, a.q3 + b.q3}; }
+inline F sub(F a, F b) { return {a.q0 - b.q0, a.q1 - b.q1, a.q2 - b.q2, a.q3 - b.q3}; }
+inline F mul(F a, F b) { return {a.q0 * b.q0, a.q1 * b.q1, a.q2 * b.q2, a.q3 * b.q3}; }
+inline F div(F a, F b) { return {a.q0 / b.q0, a.q1 / b.q1, a.q2 / b.q2, a.q3 / b.q3}; }
+inline F fma(F a, F b, F c) { return add(mul(a, b), c); }
+
+// As the x86 instructions: the second operand when either is NaN.
+inline Quad max4(Quad a, Quad b) { return a > b ? a : b; }
+inline Quad min4(Quad a, Quad b) { return a < b ? a : b; }
+inline F max(F a, F b) {
+  return {max4(a.q0, b.q0), max4(a.q1, b.q1), max4(a.q2, b.q2), max4(a.q3, b.q3)};
+}
+inline F min(F a, F b) {
+  return {min4(a.q0, b.q0), min4(a.q1, b.q1), min4(a.q2, b.q2), min4(a.q3, b.q3)};
+}
+
+// 0 where x < limit, else y.
+inline Quad zero_below4(Quad y, Quad x, Quad limit) { return x < limit ? Quad{} : y; }
+inline F zero_below(F y, F x, F limit) {
+  return {zero_below4(y.q0, x.q0, limit.q0), zero_below4(y.q1, x.q1, limit.q1),
+          zero_below4(y.q2, x.q2, limit.q2), zero_below4(y.q3, x.q3, limit.q3)};
+}
+
+// 2^n from t = 1.5 · 2^23 + n.
+inline Quad exp2_4(Quad t) { return (Quad)(((QuadBits)t << 23) + 0x3f800000U); }
+inline F exp2_of_shifted(F t) { return {exp2_4(t.q0), exp2_4(t.q1), exp2_4(t.q2), exp2_4(t.q3)}; }
+
+inline bool any_nan(F v) {
+  const auto n0 = v.q0 != v.q0, n1 = v.q1 != v.q1, n2 = v.q2 != v.q2, n3 = v.q3 != v.q3;
+  const auto n = n0 | n1 | n2 | n3;
+  return (n[0] | n[1] | n[2] | n[3]) != 0;
+}
+
+// Bfloat16 pairs: lane i holds elements 2i (low half) and 2i + 1 (high half).
+inline Bits load_pairs(const std::uint16_t* p) {
+  Bits v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline Bits broadcast_pair(const std::uint16_t* p) {
+  std::uint32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  const QuadBits q = {pair, pair, pair, pair};
+  return {q, q, q, q};
+}
+inline F even(Bits v) {
+  return {(Quad)(v.q0 << 16), (Quad)(v.q1 << 16), (Quad)(v.q2 << 16), (Quad)(v.q3 << 16)};
+}
+inline F odd(Bits v) {
+  constexpr std::uint32_t kHigh = 0xffff0000U;
+  return {(Quad)(v.q0 & kHigh), (Quad)(v.q1 & kHigh), (Quad)(v.q2 & kHigh), (Quad)(v.q3 & kHigh)};
+}
+
+inline Quad widen4(const std::uint16_t* p) {
+  const QuadBits bits = {p[0], p[1], p[2], p[3]};
+  return (Quad)(bits << 16);
+}
+inline F load_bf16(const std::uint16_t* p) {
+  return {widen4(p), widen4(p + 4), widen4(p + 8), widen4(p + 12)};
+}
+inline void narrow4(std::uint16_t* p, Quad v) {
+  const QuadBits bits = (QuadBits)v;
+  const QuadBits rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  const QuadBits quiet = (bits >> 16) | 0x40U;
+  const QuadBits out = v != v ? quiet : rounded;
+  for (int i = 0; i < 4; ++i) p[i] = static_cast<std::uint16_t>(out[i]);
+}
+inline void store_bf16(std::uint16_t* p, F v) {
+  narrow4(p, v.q0);
+  narrow4(p + 4, v.q1);
+  narrow4(p + 8, v.q2);
+  narrow4(p + 12, v.q3);
+}
+
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+}  // namespace
+}  // namespace phi3::cpu::PHI3_ISA

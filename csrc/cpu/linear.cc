@@ -1,0 +1,61 @@
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/cpu.h"
+#include "cpu/gemm.h"
+#include "cpu/parallel.h"
+
+namespace phi3::cpu {
+namespace {
+
+// Adds the bias to a finished row and stores it the way the op asks.
+void store_row(const Kernels& isa,
+               const LinearParams& params,
+               std::int64_t row,
+               std::int64_t column,
+               float* values,
+               std::int64_t num_columns) {
+  if (params.bias != nullptr) {
+    const void* bias = offset(params.bias, params.dtype, column);
+    (params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32)(values, bias, num_columns);
+  }
+  const std::int64_t at = row * params.out_stride + column;
+  if (!params.out_is_f32) {
+    isa.to_bf16(values, static_cast<BFloat16*>(params.out) + at, num_columns);
+  } else if (params.accumulate) {
+    isa.add_f32(static_cast<float*>(params.out) + at, values, num_columns);
+  } else {
+    std::memcpy(static_cast<float*>(params.out) + at, values,
+                static_cast<std::size_t>(num_columns) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+void linear(const LinearParams& params) {
+  const Kernels& isa = kernels();
+  const GemmBlock gemm(isa, params.dtype);
+  const std::int64_t num_groups = ceil_div(params.weight.num_panels, kTilePanels);
+  const std::int64_t num_blocks = ceil_div(params.num_tokens, kBlockRows);
+  const std::int64_t cost = params.weight.in_features * kGroupColumns *
+                            std::min<std::int64_t>(params.num_tokens, kBlockRows);
+  // Row blocks are the inner index: a group's panels are read from memory once and then from cache.
+  parallel_for(num_groups * num_blocks, tasks_worth_a_thread(cost), [&](std::int64_t task) {
+    alignas(64) float values[kBlockRows * kGroupColumns];
+    const std::int64_t panel = task / num_blocks * kTilePanels;
+    const std::int64_t num_panels =
+        std::min<std::int64_t>(kTilePanels, params.weight.num_panels - panel);
+    const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
+    const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
+    gemm(offset(params.x, params.dtype, begin * params.x_stride), params.x_stride, end - begin,
+         params.weight, panel, num_panels, values, kGroupColumns);
+    const std::int64_t column = panel * kLanes;
+    const std::int64_t num_columns =
+        std::min(num_panels * kLanes, params.out_features - column);
+    for (std::int64_t row = begin; row < end; ++row) {
+      store_row(isa, params, row, column, values + (row - begin) * kGroupColumns, num_columns);
+    }
+  });
+}
+
+}  // namespace phi3::cpu

@@ -1,0 +1,65 @@
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/cpu.h"
+#include "cpu/gemm.h"
+#include "cpu/parallel.h"
+
+namespace phi3::cpu {
+namespace {
+
+// act = silu(gate) · up. Panels alternate gate and up, so a group of panels holds whole pairs of 16 columns.
+void gate_up(const MlpParams& params) {
+  static_assert(kTilePanels % 2 == 0);
+  constexpr std::int64_t kGroupAct = kGroupColumns / 2;
+  const Kernels& isa = kernels();
+  const GemmBlock gemm(isa, params.dtype);
+  const std::int64_t num_groups = ceil_div(params.gate_up.num_panels, kTilePanels);
+  const std::int64_t num_blocks = ceil_div(params.num_tokens, kBlockRows);
+  const std::int64_t cost = params.gate_up.in_features * kGroupColumns *
+                            std::min<std::int64_t>(params.num_tokens, kBlockRows);
+  parallel_for(num_groups * num_blocks, tasks_worth_a_thread(cost), [&](std::int64_t task) {
+    alignas(64) float values[kBlockRows * kGroupColumns];
+    const std::int64_t group = task / num_blocks;
+    const std::int64_t panel = group * kTilePanels;
+    const std::int64_t num_panels =
+        std::min<std::int64_t>(kTilePanels, params.gate_up.num_panels - panel);
+    const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
+    const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
+    gemm(offset(params.x, params.dtype, begin * params.x_stride), params.x_stride, end - begin,
+         params.gate_up, panel, num_panels, values, kGroupColumns);
+    for (std::int64_t row = begin; row < end; ++row) {
+      for (std::int64_t pair = 0; pair < num_panels / 2; ++pair) {
+        float* gate = values + (row - begin) * kGroupColumns + pair * 2 * kLanes;
+        const std::int64_t column = group * kGroupAct + pair * kLanes;
+        const std::int64_t count = std::min<std::int64_t>(kLanes, params.mlp_width - column);
+        isa.silu_mul(gate, gate + kLanes, count);
+        void* act = offset(params.act, params.dtype, row * params.mlp_width + column);
+        if (params.dtype == DType::kBFloat16) {
+          isa.to_bf16(gate, act, count);
+        } else {
+          std::memcpy(act, gate, static_cast<std::size_t>(count) * sizeof(float));
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void mlp(const MlpParams& params) {
+  gate_up(params);
+  linear({.dtype = params.dtype,
+          .x = params.act,
+          .x_stride = params.mlp_width,
+          .weight = params.down,
+          .bias = nullptr,
+          .out = params.h,
+          .out_stride = params.h_stride,
+          .out_is_f32 = true,
+          .accumulate = true,
+          .num_tokens = params.num_tokens,
+          .out_features = params.hidden_size});
+}
+
+}  // namespace phi3::cpu

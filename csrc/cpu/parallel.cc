@@ -1,0 +1,224 @@
+#include "cpu/parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/check.h"
+
+namespace phi3::cpu {
+namespace {
+
+// Long enough to bridge the gap between two ops of one step (some tens of microseconds), short enough that an idle or
+// an oversubscribed machine soon has its CPU back.
+constexpr int kSpins = 2000;
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until `value` differs from `old`: spins, then sleeps in the kernel.
+void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  while (value.load(std::memory_order_acquire) == old) {
+    value.wait(old, std::memory_order_acquire);
+  }
+}
+
+// A thread's share of the tasks; other threads take from it too once theirs is empty.
+struct alignas(64) Share {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t end = 0;
+};
+
+class Pool {
+ public:
+  explicit Pool(int num_threads) : shares_(static_cast<std::size_t>(num_threads)) {
+    for (int idx = 1; idx < num_threads; ++idx) {
+      workers_.emplace_back([this, idx] { work(idx); });
+    }
+  }
+
+  ~Pool() {
+    stopping_ = true;
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  int num_threads() const { return static_cast<int>(shares_.size()); }
+
+  void run(std::int64_t num_tasks, int num_active, detail::TaskFn fn, const void* context) {
+    fn_ = fn;
+    context_ = context;
+    num_active_ = num_active;
+    error_ = nullptr;
+    has_error_.store(false, std::memory_order_relaxed);
+    for (int idx = 0; idx < num_active; ++idx) {
+      Share& share = shares_[static_cast<std::size_t>(idx)];
+      share.next.store(num_tasks * idx / num_active, std::memory_order_relaxed);
+      share.end = num_tasks * (idx + 1) / num_active;
+    }
+    num_running_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    take(0);
+    for (std::uint32_t running = num_running_.load(std::memory_order_acquire); running != 0;
+         running = num_running_.load(std::memory_order_acquire)) {
+      wait_while(num_running_, running);
+    }
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+
+ private:
+  void work(int self) {
+    std::uint32_t seen = 0;
+    while (true) {
+      wait_while(epoch_, seen);
+      // The caller starts the next epoch only after every worker has finished this one.
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stopping_) return;
+      if (self < num_active_) take(self);
+      if (num_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_running_.notify_one();
+    }
+  }
+
+  void take(int self) {
+    for (int offset = 0; offset < num_active_; ++offset) {
+      Share& share = shares_[static_cast<std::size_t>((self + offset) % num_active_)];
+      while (share.next.load(std::memory_order_relaxed) < share.end) {
+        const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= share.end) break;
+        if (has_error_.load(std::memory_order_relaxed)) return;
+        try {
+          fn_(context_, task);
+        } catch (...) {
+          if (!has_error_.exchange(true)) error_ = std::current_exception();
+        }
+      }
+    }
+  }
+
+  std::vector<Share> shares_;
+  std::vector<std::thread> workers_;
+  std::atomic<std::uint32_t> epoch_{0};
+  std::atomic<std::uint32_t> num_running_{0};
+  std::atomic<bool> has_error_{false};
+  std::exception_ptr error_;
+  detail::TaskFn fn_ = nullptr;
+  const void* context_ = nullptr;
+  int num_active_ = 0;
+  bool stopping_ = false;
+};
+
+// CPUs' worth of time that the container may use, or a large number.
+int cgroup_limit() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return kMaxThreads;
+  return std::max(1, static_cast<int>(std::stod(quota) / period + 0.5));
+}
+
+int default_num_threads() {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  const int allowed = sched_getaffinity(0, sizeof cpus, &cpus) == 0
+                          ? CPU_COUNT(&cpus)
+                          : static_cast<int>(std::thread::hardware_concurrency());
+  return std::clamp(std::min(allowed, cgroup_limit()), 1, kMaxThreads);
+}
+
+// Set while an op owns the pool; others then run alone.
+std::atomic<bool> is_busy{false};
+// Null until the first use. Never destroyed: workers may outlive static destructors.
+std::atomic<Pool*> pool{nullptr};
+std::atomic<int> wanted_threads{0};
+
+class PoolOwnership {
+ public:
+  PoolOwnership() : is_owner_(!is_busy.exchange(true, std::memory_order_acquire)) {}
+  ~PoolOwnership() {
+    if (is_owner_) is_busy.store(false, std::memory_order_release);
+  }
+  PoolOwnership(const PoolOwnership&) = delete;
+  PoolOwnership& operator=(const PoolOwnership&) = delete;
+
+  explicit operator bool() const { return is_owner_; }
+
+ private:
+  bool is_owner_;
+};
+
+// A forked child has no workers: it forgets the pool and makes one of its own.
+void forget_pool_in_child() {
+  pool.store(nullptr);
+  is_busy.store(false);
+}
+
+Pool& owned_pool() {
+  static const bool is_registered = [] {
+    pthread_atfork(nullptr, nullptr, forget_pool_in_child);
+    return true;
+  }();
+  static_cast<void>(is_registered);
+  Pool* current = pool.load(std::memory_order_acquire);
+  const int wanted = num_threads();
+  if (current == nullptr || current->num_threads() != wanted) {
+    delete current;
+    pool.store(nullptr, std::memory_order_release);
+    current = new Pool(wanted);
+    pool.store(current, std::memory_order_release);
+  }
+  return *current;
+}
+
+}  // namespace
+
+int num_threads() {
+  int wanted = wanted_threads.load(std::memory_order_acquire);
+  if (wanted == 0) {
+    const int initial = default_num_threads();
+    wanted = wanted_threads.compare_exchange_strong(wanted, initial) ? initial : wanted;
+  }
+  return wanted;
+}
+
+void set_num_threads(int count) {
+  PHI3_CHECK(count >= 1 && count <= kMaxThreads, "num_threads is ", count, ", expected 1..",
+             kMaxThreads);
+  // Takes effect with the next op, whose owner rebuilds the pool.
+  wanted_threads.store(count, std::memory_order_release);
+}
+
+void detail::run_tasks(std::int64_t num_tasks,
+                       std::int64_t min_tasks_per_thread,
+                       TaskFn fn,
+                       const void* context) {
+  const std::int64_t useful = num_tasks / std::max<std::int64_t>(1, min_tasks_per_thread);
+  const int active = static_cast<int>(std::min<std::int64_t>(num_threads(), useful));
+  if (active > 1) {
+    if (const PoolOwnership ownership; ownership) {
+      owned_pool().run(num_tasks, active, fn, context);
+      return;
+    }
+  }
+  for (std::int64_t task = 0; task < num_tasks; ++task) fn(context, task);
+}
+
+}  // namespace phi3::cpu

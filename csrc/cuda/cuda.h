@@ -1,0 +1,20 @@
+// The CUDA backend as ops/ sees it; includes no CUDA header. A build without CUDA links no_cuda.cc instead.
+#pragma once
+
+#include "core/params.h"
+
+namespace phi3::cuda {
+
+bool is_built();
+
+void pack(const PackParams& params);
+void embedding(const EmbeddingParams& params);
+void rms_norm(const RmsNormParams& params);
+void linear(const LinearParams& params);
+void qkv_rope(const QkvRopeParams& params);
+void attention(const AttentionParams& params);
+void mlp(const MlpParams& params);
+void head(const HeadParams& params);
+void sample(const SampleParams& params);
+
+}  // namespace phi3::cuda

@@ -1,0 +1,61 @@
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "ops/backend.h"
+#include "ops/kv_pages.h"
+
+namespace phi3::ops {
+
+void attention(const TensorView& q,
+               const TensorView& k_pages,
+               const TensorView& v_pages,
+               const TensorView& block_tables,
+               const TensorView& query_starts,
+               const TensorView& context_lens,
+               const TensorView& out,
+               std::int64_t window,
+               float scale) {
+  Matcher matcher("attention");
+  const DType dtype = matcher.model_dtype("q", q);
+  Dim tokens("T");
+  Dim sequences("B");
+  Dim max_blocks("M");
+  AttentionDims dims;
+  matcher.match("q", q, dtype, {&tokens, &dims.heads, &dims.head_dim});
+  match_kv_pages(matcher, k_pages, v_pages, dtype, dims);
+  matcher.match("context_lens", context_lens, DType::kInt32, {&sequences});
+  matcher.match_rows("block_tables", block_tables, DType::kInt32, {&sequences, &max_blocks});
+  Dim starts("B + 1", sequences.value() + 1);
+  matcher.match("query_starts", query_starts, DType::kInt32, {&starts});
+  Dim width("H D", dims.heads.value() * dims.head_dim.value());
+  matcher.match("out", out, dtype, {&tokens, &width});
+  matcher.check(window >= 0, std::source_location::current(), "window is ", window,
+                ", expected at least 0");
+  matcher.check(std::isfinite(scale) && scale > 0, std::source_location::current(), "scale is ",
+                scale, ", expected a finite positive number");
+  run_on(matcher.device(),
+         AttentionParams{.dtype = dtype,
+                         .q = q.data,
+                         .k_pages = k_pages.data,
+                         .v_pages = v_pages.data,
+                         .block_tables = block_tables.as<const std::int32_t>(),
+                         .block_table_stride = block_tables.stride(0),
+                         .query_starts = query_starts.as<const std::int32_t>(),
+                         .context_lens = context_lens.as<const std::int32_t>(),
+                         .out = out.data,
+                         .num_tokens = tokens.value(),
+                         .num_sequences = sequences.value(),
+                         .max_blocks = max_blocks.value(),
+                         .num_heads = dims.heads.value(),
+                         .num_kv_heads = dims.kv_heads.value(),
+                         .head_dim = dims.head_dim.value(),
+                         .num_pages = dims.pages.value(),
+                         .window = window,
+                         .scale = scale},
+         cpu::attention, cuda::attention);
+}
+
+}  // namespace phi3::ops

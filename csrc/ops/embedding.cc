@@ -1,0 +1,43 @@
+#include "ops/embedding.h"
+
+#include "core/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "ops/backend.h"
+#include "ops/packed.h"
+
+namespace phi3::ops {
+
+void embedding(const TensorView& token_ids,
+               const TensorView& table,
+               const TensorView& out,
+               std::int64_t vocab_size) {
+  Matcher matcher("embedding");
+  const DType dtype = matcher.model_dtype("table", table);
+  matcher.check(vocab_size > 0, std::source_location::current(), "vocab_size is ", vocab_size,
+                ", expected at least 1");
+  Dim tokens("T");
+  Dim hidden("E");
+  Dim vocab("V", vocab_size);
+  matcher.match("token_ids", token_ids, DType::kInt32, {&tokens});
+  matcher.match_rows("out", out, DType::kFloat32, {&tokens, &hidden});
+  const bool is_packed = table.rank > 2;
+  if (is_packed) {
+    match_packed(matcher, "table", table, dtype, vocab, hidden);
+  } else {
+    matcher.match("table", table, dtype, {&vocab, &hidden});
+  }
+  run_on(matcher.device(),
+         EmbeddingParams{.dtype = dtype,
+                         .token_ids = token_ids.as<const std::int32_t>(),
+                         .table = table.data,
+                         .is_packed = is_packed,
+                         .out = out.as<float>(),
+                         .out_stride = out.stride(0),
+                         .num_tokens = tokens.value(),
+                         .hidden_size = hidden.value(),
+                         .vocab_size = vocab_size},
+         cpu::embedding, cuda::embedding);
+}
+
+}  // namespace phi3::ops

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <optional>
+
+#include "core/tensor_view.h"
+
+namespace phi3::ops {
+
+// logits = rms_norm(h[rows]) Wᵀ: final norm and vocabulary scores of the rows that need them.
+//
+// h:           float32 [T, E], rows may be strided
+// rows:        int32 [n], each in 0..T-1
+// norm_weight: A [E]
+// weight:      packed A, V rows
+// normed:      A [n, E] workspace; afterwards the normed rows
+// logits:      float32 [n, V]
+// Throws Error on a mismatch or a row out of range; then nothing is written.
+void lm_head(const TensorView& h,
+             const TensorView& rows,
+             const TensorView& norm_weight,
+             const TensorView& weight,
+             const TensorView& normed,
+             const TensorView& logits,
+             float eps);
+
+// scores = rms_norm(h[rows]) Wᵀ + bias. As lm_head, with C classes and bias A [C] or absent.
+void classify_head(const TensorView& h,
+                   const TensorView& rows,
+                   const TensorView& norm_weight,
+                   const TensorView& weight,
+                   const std::optional<TensorView>& bias,
+                   const TensorView& normed,
+                   const TensorView& scores,
+                   float eps);
+
+}  // namespace phi3::ops

@@ -1,0 +1,31 @@
+#include "ops/rms_norm.h"
+
+#include "core/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "ops/backend.h"
+
+namespace phi3::ops {
+
+void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& out, float eps) {
+  Matcher matcher("rms_norm");
+  const DType dtype = matcher.model_dtype("weight", weight);
+  Dim tokens("T");
+  Dim hidden("E");
+  matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
+  matcher.match("weight", weight, dtype, {&hidden});
+  matcher.match_rows("out", out, dtype, {&tokens, &hidden});
+  run_on(matcher.device(),
+         RmsNormParams{.dtype = dtype,
+                       .h = h.as<const float>(),
+                       .h_stride = h.stride(0),
+                       .weight = weight.data,
+                       .out = out.data,
+                       .out_stride = out.stride(0),
+                       .num_tokens = tokens.value(),
+                       .hidden_size = hidden.value(),
+                       .eps = eps},
+         cpu::rms_norm, cuda::rms_norm);
+}
+
+}  // namespace phi3::ops
