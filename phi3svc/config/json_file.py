@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,4 +146,4 @@ def _is_integer(value: object) -> TypeGuard[int]:
 def _is_number_in(value: object, low: float, high: float) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and low < value <= high
+    return low < value <= high  # also false of NaN

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -75,16 +76,18 @@ class _PretrainedModel:
         self.network = network
 
     @classmethod
-    def from_pretrained(cls, source: str, dtype: str = "auto", device: str = "cpu") -> Self:
+    def from_pretrained(
+        cls, source: str | Path, dtype: str | torch.dtype = "auto", device: str = "cpu"
+    ) -> Self:
         """Load a checkpoint.
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
-        checkpoint's), "float32" or "bfloat16"; device: "cpu". Raises ConfigError, also when the
-        checkpoint lacks the head of this class: nothing is ever initialised at random.
+        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu". Raises ConfigError, also
+        when the checkpoint lacks the head of this class: nothing is initialised at random.
         """
         if device != "cpu":
             raise ConfigError(f"device={device!r}: must be cpu")
-        network = load_network(resolve_source(str(source)).path, dtype)
+        network = load_network(resolve_source(str(source)).path, str(dtype).removeprefix("torch."))
         if cls.head is not None and cls.head not in network.heads:
             has = ", ".join(sorted(network.heads)) or "none"
             raise ConfigError(f"{source}: has no {cls.head} head; its heads: {has}")

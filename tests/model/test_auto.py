@@ -83,7 +83,7 @@ def test_last_hidden_state_equals_transformers(checkpoint: MakeCheckpoint) -> No
         actual = Phi3Model.from_pretrained(str(path))(torch.tensor([ids])).last_hidden_state
         assert actual.shape == expected.shape
         assert oracle.relative_error(actual, expected) < 1e-4
-    half = Phi3Model.from_pretrained(str(path), dtype="bfloat16")
+    half = Phi3Model.from_pretrained(path, dtype=torch.bfloat16)
     assert half(torch.tensor([ids])).last_hidden_state.dtype == torch.bfloat16
 
 

@@ -67,6 +67,24 @@ def test_mini_128k() -> None:
     assert config.generation == GenerationDefaults(False, 1.0, 50, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "num_params"),
+    [
+        ((5120, 40, 40, 10, 17920, 32064, False), 13.9602),
+        ((5120, 40, 40, 10, 17920, 100352, False), 14.6595),
+        ((3072, 32, 24, 8, 8192, 200064, True), 3.8360),
+    ],
+    ids=["Phi-3-medium", "Phi-4", "Phi-4-mini"],
+)
+def test_parameter_counts_of_the_family(shape: tuple[Any, ...], num_params: float) -> None:
+    names = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "intermediate_size", "vocab_size", "tie_word_embeddings",
+    )  # fmt: skip
+    config = Phi3Config.from_dict(mini(rope_scaling=None) | dict(zip(names, shape, strict=True)))
+    assert config.num_params / 1e9 == pytest.approx(num_params, abs=5e-5)
+
+
 @pytest.mark.parametrize("name", ["su", "longrope", "yarn"])
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_names_of_longrope_mean_the_same(name: str, key: str) -> None:
@@ -212,6 +230,7 @@ ABSURD: dict[str, dict[str, Any]] = {
     "rms_norm_eps is nan": mini(rms_norm_eps=math.nan),
     "rms_norm_eps is '1e-5'": mini(rms_norm_eps="1e-5"),
     "rope_theta is inf": mini(rope_theta=math.inf),
+    "rope_theta is 1000": mini(rope_theta=10**400),
     "rope_theta is -1": mini(rope_theta=-1),
     "rope_theta is True": mini(rope_theta=True),
     "partial_rotary_factor is 2": mini(partial_rotary_factor=2),
