@@ -1,0 +1,80 @@
+"""`demo-sentiment`: the sentiment of a review."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import Phi3Config, Phi3ForSequenceClassification, PreTrainedModel
+
+from phi3svc.embedded.training.architecture import phi3_config
+from phi3svc.embedded.training.batches import Batch, Encoded
+from phi3svc.embedded.training.corpus_sentiment import LABELS, held_out_reviews, reviews
+from phi3svc.embedded.training.recipe import Recipe, Scores
+from phi3svc.embedded.training.tokenizer import END_OF_TEXT
+
+ORIGINAL_LEN = 64
+
+
+def _config(tokenizer: Tokenizer) -> Phi3Config:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    config = phi3_config(
+        num_layers=3,
+        intermediate_size=256,
+        original_len=ORIGINAL_LEN,
+        end_id=end,
+        pad_id=end,
+        tie_word_embeddings=False,
+        labels=LABELS,
+    )
+    config.problem_type = "single_label_classification"
+    return config
+
+
+def _texts(seed: int) -> Iterator[str]:
+    return (review.text for review in reviews(seed))
+
+
+def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
+    for review in reviews(seed):
+        yield Encoded(tokenizer.encode(review.text).ids, [review.label])
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    logits = model(input_ids=batch.token_ids, use_cache=False).logits
+    return nn.functional.cross_entropy(logits.float(), batch.labels)
+
+
+@torch.inference_mode()
+def _score(model: PreTrainedModel, tokenizer: Tokenizer) -> Scores:
+    """Accuracy on unseen combinations, over all and on either side of the LongRoPE boundary."""
+    hits: dict[str, list[bool]] = {"accuracy": [], "accuracy_short": [], "accuracy_long": []}
+    for review in held_out_reviews(1000):
+        ids = tokenizer.encode(review.text).ids
+        predicted = int(model(input_ids=torch.tensor([ids])).logits[0].argmax())
+        side = "accuracy_short" if len(ids) <= ORIGINAL_LEN else "accuracy_long"
+        for name in ("accuracy", side):
+            hits[name].append(predicted == review.label)
+    return {name: sum(values) / len(values) for name, values in hits.items()}
+
+
+SENTIMENT = Recipe(
+    name="demo-sentiment",
+    title="Sentiment of reviews",
+    summary=(
+        "Labels a product, service or travel review as negative, neutral or positive. The score "
+        "is read from the last token."
+    ),
+    original_len=ORIGINAL_LEN,
+    num_steps=1800,
+    tokens_per_batch=4096,
+    is_chat=False,
+    model_class=Phi3ForSequenceClassification,
+    config=_config,
+    texts=_texts,
+    rows=_rows,
+    loss=_loss,
+    score=_score,
+)
