@@ -72,17 +72,13 @@ class Tokenizer:
         backend = self._backend if parse_special else self._literal_backend()
         return list(backend.encode(text, add_special_tokens=add_special).ids)
 
-    def encode_with_offsets(
-        self, text: str, parse_special: bool = True
-    ) -> tuple[list[int], list[Span | None]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span | None]]:
         """Token ids of `text`, and the characters [start, end) each of them came from.
 
-        parse_special: as in `encode`; what the tokenizer puts around a text is there either way.
         None stands for a token that the tokenizer added itself. Pieces with a leading blank start
         at that blank, as in transformers.
         """
-        backend = self._backend if parse_special else self._literal_backend()
-        encoding = backend.encode(text)
+        encoding = self._backend.encode(text)
         offsets = [
             None if added else (start, end)
             for (start, end), added in zip(
