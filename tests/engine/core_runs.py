@@ -1,0 +1,100 @@
+"""Runs requests through an EngineCore to the end and gathers what each one got."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.core import EngineCore
+from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.request import Request, SamplingParams
+from phi3svc.model.phi3 import Phi3Network
+from tests.engine.requests import GREEDY, generate
+
+
+@dataclass
+class Answer:
+    """Everything an engine said about one request."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: str | None = None
+    scores: list[list[float]] | None = None
+    failure: FailedEvent | None = None
+    num_preemptions: int = field(default=0, compare=False)
+
+    def take(self, event: EngineEvent) -> None:
+        assert self.finish is self.scores is self.failure is None, "an event after the end"
+        if isinstance(event, FailedEvent):
+            self.failure = event
+            return
+        if isinstance(event, TokenEvent):
+            self.token_ids += event.token_ids
+            self.logprobs += event.logprobs
+            self.finish = event.finish
+        elif isinstance(event, ScoresEvent):
+            self.scores = event.scores
+        if event.timings is not None:
+            self.num_preemptions = event.timings.num_preemptions
+
+
+def make_core(
+    network: Phi3Network, *, max_step_tokens: int = 2048, num_blocks: int = 512, **settings: int
+) -> EngineCore:
+    config = EngineConfig(max_step_tokens=max_step_tokens, **settings)
+    return EngineCore(network, config, num_blocks)
+
+
+def run(
+    core: EngineCore, requests: list[Request], *, all_at_once: bool = True
+) -> dict[str, Answer]:
+    """Answers by request id. Not all at once: one more request joins at every step."""
+    answers = {request.request_id: Answer() for request in requests}
+    num_free = core.num_free_blocks
+    queue = list(requests)
+    while queue or core.has_work:
+        while queue:
+            core.add(queue.pop(0))
+            if not all_at_once:
+                break
+        for event in core.step():
+            answers[event.request_id].take(event)
+    assert core.num_free_blocks == num_free
+    return answers
+
+
+def run_alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
+    """Each request in an engine that never saw another."""
+    answers = {}
+    for request in requests:
+        answers |= run(make_core(network), [request])
+    return answers
+
+
+def mixed_requests(num_requests: int, *, num_new: int = 8, seed: int = 0) -> list[Request]:
+    """Greedy and sampled; prompts below, across and beyond the original length of 32."""
+    generator = random.Random(seed)
+    requests: list[Request] = []
+    for i in range(num_requests):
+        sampling = GREEDY
+        if i % 3:
+            sampling = SamplingParams(
+                temperature=generator.choice([0.7, 1.0, 1.5]),
+                top_k=generator.choice([0, 5, 50]),
+                top_p=generator.choice([1.0, 0.9, 0.5]),
+                seed=generator.randrange(2**64),
+            )
+        prompt_len = [3, 28, 45, 17, 31, 32, 33, 1][i % 8] + i // 8
+        prompt_ids = [generator.randrange(256) for _ in range(prompt_len)]
+        requests.append(generate(f"r{i}", prompt_ids, num_new + i % 5, sampling=sampling))
+    return requests
+
+
+def poison(network: Phi3Network, token_id: int) -> None:
+    """Make every sequence that has this token give NaN."""
+    embedding = network.weights.embedding
+    assert isinstance(embedding, torch.Tensor)
+    embedding[token_id] = float("nan")
