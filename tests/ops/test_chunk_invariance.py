@@ -265,12 +265,12 @@ def test_a_spoilt_neighbour_does_not_change_a_prompt(network: Network) -> None:
             v_pages[other_pages.long()] = math.nan
         chunk = Chunk(one.token_ids, pages, 0, start, end)
         other = Chunk(neighbour.token_ids, other_pages, 0, other_start, other_end)
-        order = [other, chunk] if start % 16 else [chunk, other]
-        h, logits = step(network, cache, order)
+        mine = int(start % 16 == 0)
+        h, logits = step(network, cache, [other, chunk] if mine else [chunk, other])
         if other_start:
-            assert h[order.index(other)].isnan().all()
-        traces_h.append(h[order.index(chunk)])
-        traces_logits.append(logits[order.index(chunk)])
+            assert h[1 - mine].isnan().all()
+        traces_h.append(h[mine])
+        traces_logits.append(logits[mine])
     found = Trace(
         torch.cat(traces_h), torch.cat(traces_logits), cache.keys_and_values(pages, len(one))
     )

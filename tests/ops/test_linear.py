@@ -17,13 +17,17 @@ def integers(*shape: int, dtype: torch.dtype, limit: int = 8) -> torch.Tensor:
     return torch.randint(-limit, limit + 1, shape).to(dtype)
 
 
-@pytest.fixture(params=["same", "f32"])
-def out_dtype(request: pytest.FixtureRequest, dtype: torch.dtype) -> torch.dtype:
-    if request.param == "f32":
-        if dtype == torch.float32:
-            pytest.skip("the same case")
-        return torch.float32
-    return dtype
+@pytest.fixture(
+    params=[
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+    ],
+    ids=["f32-f32", "bf16-bf16", "bf16-f32"],
+)
+def dtypes(request: pytest.FixtureRequest) -> tuple[torch.dtype, torch.dtype]:
+    """Of the operands and of the output."""
+    return request.param
 
 
 def check(
@@ -42,8 +46,9 @@ def check(
 
 @pytest.mark.parametrize("num_rows", NUM_ROWS)
 def test_linear_of_any_number_of_rows(
-    num_rows: int, dtype: torch.dtype, out_dtype: torch.dtype
+    num_rows: int, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
+    dtype, out_dtype = dtypes
     check(randn(num_rows, 80, dtype=dtype), randn(72, 80, dtype=dtype), None, out_dtype)
 
 
@@ -59,8 +64,9 @@ def test_linear_of_any_number_of_features(
 @pytest.mark.parametrize("width", [1, 2, 3, 15, 16, 17, 31, 33, 127, 128, 129, 1024])
 @pytest.mark.parametrize("num_rows", [1, 7])
 def test_linear_of_any_width(
-    width: int, num_rows: int, dtype: torch.dtype, out_dtype: torch.dtype
+    width: int, num_rows: int, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
+    dtype, out_dtype = dtypes
     check(randn(num_rows, width, dtype=dtype), randn(35, width, dtype=dtype), None, out_dtype)
 
 
@@ -75,8 +81,9 @@ def test_linear_reads_strided_rows_and_nothing_between_them(
 @pytest.mark.parametrize("num_rows", [n for n in NUM_ROWS if n] + [70])
 @pytest.mark.parametrize(("out_features", "width"), [(17, 31), (200, 300)])
 def test_linear_is_exact_on_small_integers(
-    num_rows: int, out_features: int, width: int, dtype: torch.dtype, out_dtype: torch.dtype
+    num_rows: int, out_features: int, width: int, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
+    dtype, out_dtype = dtypes
     x = integers(num_rows, width, dtype=dtype)
     weight = integers(out_features, width, dtype=dtype)
     bias = integers(out_features, dtype=dtype)

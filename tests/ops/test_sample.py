@@ -159,7 +159,7 @@ def test_sample_draws_exactly_the_tokens_transformers_keeps(
     settings: tuple[float, int, float],
 ) -> None:
     num_draws = 3000
-    logits = randn(16)  # every kept token is likely enough to come up
+    logits = 0.6 * randn(16)  # every kept token is likely enough to come up
     ids, _ = sample(logits.repeat(num_draws, 1), *settings, seeds=7)
     kept = processed(logits, *settings)
     assert kept[kept > 0].min() > 20 / num_draws
@@ -268,7 +268,7 @@ def test_a_spoilt_row_is_marked_and_the_others_are_drawn(temperature: float) -> 
     assert logprobs[kept].tolist() == clean_logprobs[kept].tolist()
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e-6, 1e6, 3e38])
+@pytest.mark.parametrize("temperature", [1e-40, 1e-30, 1e-6, 1e6, 3e38])
 def test_extreme_temperatures_stay_in_range(temperature: float) -> None:
     logits = 20 * randn(200, 30)
     ids, logprobs = sample(logits, temperature)
