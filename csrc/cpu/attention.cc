@@ -109,7 +109,7 @@ class QueryTile {
       k_pages_[page] = offset(params_.k_pages, params_.dtype, at);
       v_pages_[page] = offset(params_.v_pages, params_.dtype, at);
     }
-    const int num_blocks = static_cast<int>(ceil_div(end - begin, kTileRows));
+    const int num_blocks = static_cast<int>(ceil_div(end - begin, isa_.tile_rows));
     for (int block = 0; block < num_blocks; ++block) {
       const int row = begin + static_cast<int>(even_part(end - begin, num_blocks, block));
       const int row_end = begin + static_cast<int>(even_part(end - begin, num_blocks, block + 1));

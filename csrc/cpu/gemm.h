@@ -34,7 +34,9 @@ inline void* offset(void* base, DType dtype, std::int64_t elements) {
 class GemmBlock {
  public:
   GemmBlock(const Kernels& kernels, DType dtype)
-      : gemm_(dtype == DType::kBFloat16 ? kernels.gemm_bf16 : kernels.gemm_f32), dtype_(dtype) {}
+      : gemm_(dtype == DType::kBFloat16 ? kernels.gemm_bf16 : kernels.gemm_f32),
+        tile_rows_(kernels.tile_rows),
+        dtype_(dtype) {}
 
   void operator()(const void* x,
                   std::int64_t x_stride,
@@ -66,7 +68,7 @@ class GemmBlock {
                  std::int64_t num_panels,
                  float* out,
                  std::int64_t out_stride) const {
-    const std::int64_t num_tiles = ceil_div(num_rows, kTileRows);
+    const std::int64_t num_tiles = ceil_div(num_rows, tile_rows_);
     const std::int64_t block_k = num_tiles == 1 ? weight.in_features : kBlockK;
     const std::int64_t panel_elements = weight.panel_elements(dtype_);
     for (std::int64_t k = 0; k < weight.in_features; k += block_k) {
@@ -93,6 +95,7 @@ class GemmBlock {
   }
 
   void (*gemm_)(const GemmTile&);
+  std::int64_t tile_rows_;
   DType dtype_;
 };
 

@@ -51,7 +51,7 @@ void value_rows(const ValueTile& tile, int row) {
 
 template <typename T>
 void values(const ValueTile& tile) {
-  constexpr int kMaxRows = kAccumulators < kTileRows ? kAccumulators : kTileRows;
+  constexpr int kMaxRows = kRegisterRows;
   for (int row = 0; row < tile.num_rows; row += kMaxRows) {
     const int rows = tile.num_rows - row < kMaxRows ? tile.num_rows - row : kMaxRows;
     switch (rows) {

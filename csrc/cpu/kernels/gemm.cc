@@ -11,6 +11,13 @@ namespace {
 // Bytes ahead of the weight stream; covers the latency of memory when a panel is read for the first time.
 constexpr std::int64_t kPrefetchBytes = 1024;
 
+// The same number, but not to the compiler: it loads again what it would otherwise keep in registers that the
+// accumulators need.
+inline std::int64_t opaque(std::int64_t value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
 template <int kRows, int kPanels>
 struct Accumulators {
   F v[kRows][kPanels];
@@ -68,7 +75,7 @@ void tile_bf16(const GemmTile& tile, int row, int panel) {
   acc.start(tile, out);
   const std::int64_t num_pairs = tile.k / 2;
   for (std::int64_t pair = 0; pair < num_pairs; ++pair) {
-    // Two passes, so that only one half of the unpacked weights occupies registers at a time.
+    // Two passes, so that only one half of the unpacked operands occupies registers at a time.
     F weights[kPanels];
     for (int p = 0; p < kPanels; ++p) {
       prefetch(w.at[p] + pair * 2 * kLanes + kPrefetchBytes / 2);
@@ -78,11 +85,12 @@ void tile_bf16(const GemmTile& tile, int row, int panel) {
       const F value = even(broadcast_pair(x.at[r] + pair * 2));
       for (int p = 0; p < kPanels; ++p) acc.v[r][p] = fma(value, weights[p], acc.v[r][p]);
     }
+    const std::int64_t again = opaque(pair);
     for (int p = 0; p < kPanels; ++p) {
-      weights[p] = odd(load_pairs(w.at[p] + pair * 2 * kLanes));
+      weights[p] = odd(load_pairs(w.at[p] + again * 2 * kLanes));
     }
     for (int r = 0; r < kRows; ++r) {
-      const F value = odd(broadcast_pair(x.at[r] + pair * 2));
+      const F value = odd(broadcast_pair(x.at[r] + again * 2));
       for (int p = 0; p < kPanels; ++p) acc.v[r][p] = fma(value, weights[p], acc.v[r][p]);
     }
   }
@@ -139,14 +147,17 @@ constexpr TileTable<kIsBf16> make_table() {
 
 constexpr int min_int(int a, int b) { return a < b ? a : b; }
 
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
 // Covers the tile with register tiles, as many rows as fit first: they share the unpacked weights.
 template <bool kIsBf16>
 void gemm(const GemmTile& tile) {
   static constexpr TileTable<kIsBf16> kTable = make_table<kIsBf16>();
-  const int max_rows = min_int(tile.num_rows, kAccumulators);
+  const int max_rows = min_int(tile.num_rows, kRegisterRows);
   for (int row = 0; row < tile.num_rows; row += max_rows) {
     const int rows = min_int(max_rows, tile.num_rows - row);
-    const int max_panels = min_int(tile.num_panels, kAccumulators / rows);
+    const int num_parts = ceil_div(tile.num_panels, min_int(tile.num_panels, kAccumulators / rows));
+    const int max_panels = ceil_div(tile.num_panels, num_parts);
     for (int panel = 0; panel < tile.num_panels; panel += max_panels) {
       const int panels = min_int(max_panels, tile.num_panels - panel);
       kTable.at[rows - 1][panels - 1](tile, row, panel);

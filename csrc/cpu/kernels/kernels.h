@@ -12,7 +12,7 @@
 namespace phi3::cpu {
 
 inline constexpr int kLanes = 16;
-inline constexpr int kTileRows = 6;    // most rows of a GEMM tile
+inline constexpr int kTileRows = 6;    // most rows of a GEMM tile, for any ISA
 inline constexpr int kTilePanels = 4;  // most panels of a GEMM tile
 
 // out[r][16 p + lane] (+)= Σ_k x[r][k] · panel[p][k][lane]
@@ -40,6 +40,7 @@ struct ValueTile {
 
 struct Kernels {
   const char* name;
+  int tile_rows;  // <= kTileRows; tiles of this many rows are the fastest
 
   void (*gemm_f32)(const GemmTile&);
   void (*gemm_bf16)(const GemmTile&);

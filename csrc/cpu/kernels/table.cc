@@ -1,5 +1,6 @@
 // The kernel table of the ISA being compiled.
 #include "cpu/kernels/functions.h"
+#include "cpu/kernels/vec.h"
 
 #define PHI3_STRINGIFY(x) #x
 #define PHI3_NAME(x) PHI3_STRINGIFY(x)
@@ -8,6 +9,7 @@ namespace phi3::cpu::PHI3_ISA {
 
 constinit const Kernels kKernels = {
     .name = PHI3_NAME(PHI3_ISA),
+    .tile_rows = kRegisterRows,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .softmax_span = softmax_span,

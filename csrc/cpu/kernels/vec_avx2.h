@@ -15,7 +15,8 @@ struct Bits {
   __m256i lo, hi;
 };
 
-constexpr int kAccumulators = 6;  // of F that fit in 16 vector registers beside the operands
+constexpr int kAccumulators = 5;  // F that fit in the vector registers beside the operands
+constexpr int kRegisterRows = 5;   // most rows of a register tile
 
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

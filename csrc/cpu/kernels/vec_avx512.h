@@ -11,7 +11,8 @@ namespace {
 using F = __m512;
 using Bits = __m512i;
 
-constexpr int kAccumulators = 24;  // of F that fit in 32 vector registers beside the operands
+constexpr int kAccumulators = 24;  // F that fit in the vector registers beside the operands
+constexpr int kRegisterRows = 6;   // most rows of a register tile
 
 inline F zero() { return _mm512_setzero_ps(); }
 inline F set1(float x) { return _mm512_set1_ps(x); }

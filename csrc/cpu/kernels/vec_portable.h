@@ -16,7 +16,8 @@ struct Bits {
   QuadBits q0, q1, q2, q3;
 };
 
-constexpr int kAccumulators = 3;  // of F that fit in 16 vector registers beside the operands
+constexpr int kAccumulators = 2;  // F that fit in the vector registers beside the operands
+constexpr int kRegisterRows = 2;   // most rows of a register tile
 
 inline F zero() { return {Quad{}, Quad{}, Quad{}, Quad{}}; }
 inline Quad quad(float x) { return Quad{x, x, x, x}; }
