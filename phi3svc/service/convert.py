@@ -15,18 +15,17 @@ from phi3svc.engine.request import MAX_TEMPERATURE, MAX_TOP_K, SamplingParams
 from phi3svc.errors import FieldViolation, PromptTooLong
 from phi3svc.service.catalog import Catalog, ServedModel
 from phi3svc.service.validation import Violations
+from phi3svc.text.chat import MAX_MESSAGES, ROLES
 from phi3svc.v1 import chat_pb2, classification_service_pb2, generation_service_pb2, sampling_pb2
 
 # What an answer may have when the request does not say; a forgotten limit should not cost a
 # long-context model's whole window.
 DEFAULT_MAX_NEW_TOKENS = 1024
-MAX_MESSAGES = 1024
 MAX_TEXTS = 256
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_LEN = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_COALESCE_MS = 10_000
-ROLES = ("system", "user", "assistant")
 _GREEDY = GenerationDefaults(temperature=0.0, top_k=0, top_p=1.0)
 
 Chat = tuple[tuple[str, str], ...]

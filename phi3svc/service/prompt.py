@@ -16,11 +16,16 @@ def render_chat(
     return prompt, model.tokenizer.encode(prompt, parse_special=True)
 
 
+def tokenize_text(model: ServedModel, text: str, *, parse_special: bool = True) -> list[int]:
+    """Token ids of a plain text, with what the tokenizer itself puts around one."""
+    return model.tokenizer.encode(text, parse_special=parse_special, add_special=True)
+
+
 def tokenize_prompt(call: GenerateCall) -> list[int]:
     """At least one token id. Raises InvalidRequest when there is none."""
     match call.prompt:
         case str():
-            ids = call.model.tokenizer.encode(call.prompt, parse_special=True)
+            ids = tokenize_text(call.model, call.prompt)
         case tuple():
             _, ids = render_chat(call.model, call.prompt)
         case _:

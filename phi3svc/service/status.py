@@ -41,8 +41,8 @@ ERROR_DOMAIN = "phi3svc"
 RETRY_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # A restarted or drained replica is replaced within seconds; sooner retries only add load.
 UNAVAILABLE_RETRY_S = 1.0
-# Clients may reject more than 8 KiB of trailers. Details travel in base64, and the message once more
-# percent-encoded, at up to three times its length; these limits keep the worst case below that.
+# Clients may reject more than 8 KiB of trailers. Details travel in base64, and the message once
+# more, percent-encoded at up to three times its length; these limits keep the worst case below.
 MAX_REPORTED_VIOLATIONS = 16
 MAX_DESCRIPTION_BYTES = 160
 MAX_FIELD_BYTES = 100

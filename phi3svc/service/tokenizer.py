@@ -11,7 +11,7 @@ import grpc.aio
 
 from phi3svc.service.catalog import Catalog, ServedModel
 from phi3svc.service.convert import read_chat
-from phi3svc.service.prompt import render_chat
+from phi3svc.service.prompt import render_chat, tokenize_text
 from phi3svc.service.validation import Violations
 from phi3svc.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc
 
@@ -52,7 +52,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):  #
         violations.text("text", request.text)
         model = _valid(model, violations)
         parse_special = request.parse_special if request.HasField("parse_special") else True
-        ids = model.tokenizer.encode(request.text, parse_special=parse_special)
+        ids = tokenize_text(model, request.text, parse_special=parse_special)
         return tokenizer_service_pb2.TokenizeResponse(token_ids=ids)
 
     def _detokenize(

@@ -52,7 +52,7 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop run until the condition holds; pytest's timeout is the limit."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
@@ -221,7 +221,7 @@ async def test_a_prompt_beyond_the_context_is_refused_with_numbers(
 async def test_model_selection(harness: Harness, model: str, code: grpc.StatusCode | None) -> None:
     call = harness.generation.Generate(generate_request({"model": model}))
     if code is None:
-        assert [r async for r in call][0].started.model == "chat"
+        assert (await call.read()).started.model == "chat"
     else:
         assert (await failure(call)).code() is code
 

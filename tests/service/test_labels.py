@@ -9,7 +9,7 @@ import pytest
 
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.async_engine import ModelInfo
-from phi3svc.service.scores import probabilities
+from phi3svc.service.labels import probabilities
 
 
 @pytest.fixture
