@@ -106,6 +106,13 @@ def test_attention_of_mixed_sequences(
     check(MIXED, heads, head_dim, dtype)
 
 
+@pytest.mark.parametrize(("heads", "head_dim"), [((50, 1), 16), ((8, 8), 256), ((40, 10), 128)])
+def test_attention_of_unusual_heads(
+    heads: tuple[int, int], head_dim: int, dtype: torch.dtype
+) -> None:
+    check([(33, 5), (17, 1), (260, 2)], heads, head_dim, dtype)
+
+
 @pytest.mark.parametrize("window", [1, 5, 16, 255, 256, 257, 1000])
 def test_attention_in_a_sliding_window(window: int, dtype: torch.dtype) -> None:
     check([*MIXED, *EDGES], (3, 1), 32, dtype, window)

@@ -139,6 +139,24 @@ def test_linear_rounds_bf16_to_nearest_even(terms: tuple[float, float], expected
     assert_bitwise_equal(out, torch.tensor([[expected]], dtype=torch.bfloat16))
 
 
+@pytest.mark.parametrize("width", [7, 100, 2500])
+def test_linear_is_one_chain_of_multiply_adds_in_index_order(
+    width: int, dtype: torch.dtype, isa: str
+) -> None:
+    """The order that makes a row's bits independent of its batch, term by term."""
+    x, weight = randn(8, width, dtype=dtype), randn(33, width, dtype=dtype)
+    chain = torch.zeros(8, 33)
+    for k in range(width):
+        product = x[:, k, None].double() * weight[:, k].double()  # exact in float64
+        if isa == "portable":  # has no fused multiply-add
+            chain += product.float()
+        else:
+            chain = (chain.double() + product).float()
+    out = torch.empty(8, 33)
+    ops.linear(x, ops.pack_linear(weight), out)
+    assert_bitwise_equal(out, chain)
+
+
 def test_linear_keeps_nan_and_inf_in_their_row(dtype: torch.dtype) -> None:
     x, weight = randn(9, 48, dtype=dtype), randn(33, 48, dtype=dtype)
     x[2, 5], x[7, 40] = torch.nan, torch.inf

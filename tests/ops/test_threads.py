@@ -105,6 +105,28 @@ def test_changing_the_thread_count_while_others_compute_is_safe(
         changer.join()
 
 
+def test_flushing_subnormals_in_the_caller_changes_nothing() -> None:
+    """Other libraries set the caller's floating-point mode; the pool's threads have their own."""
+    x, packed = 1e-20 * randn(300, WIDTH), ops.pack_linear(1e-20 * randn(OUT_FEATURES, WIDTH))
+    ops.set_num_threads(2)
+
+    def apply() -> torch.Tensor:
+        out = torch.empty(300, OUT_FEATURES)
+        ops.linear(x, packed, out)
+        return out.view(torch.int32)
+
+    expected = apply()
+    assert torch.set_flush_denormal(True)
+    try:
+        found = [apply(), apply()]
+        ops.set_num_threads(1)
+        found.append(apply())
+    finally:
+        torch.set_flush_denormal(False)
+    for bits in found:
+        assert torch.equal(bits, expected)
+
+
 def test_an_error_leaves_the_pool_usable(
     projection: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
