@@ -200,6 +200,8 @@ class EngineBase(ABC):
         self._death_message = message
         for request_id, stream in self._streams.items():
             stream.put(FailedEvent(request_id, "unavailable", message))
+        # The engine may still be talking; nothing must come behind a stream's last event.
+        self._streams.clear()
         self._dead.set()
 
     def _check(self, request: Request) -> None:
@@ -228,8 +230,8 @@ class EngineBase(ABC):
         return stream, request_id
 
     def _close(self, request_id: str, *, cancel: bool) -> None:
-        del self._streams[request_id]
-        if cancel and self._serving:
+        was_open = self._streams.pop(request_id, None) is not None
+        if cancel and was_open:
             self._cancel(request_id)
 
 

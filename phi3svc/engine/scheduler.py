@@ -111,8 +111,10 @@ class Scheduler:
         check_prompt_len(sequence.request, self._context_len)
         if sequence.request_id in self._waiting or sequence.request_id in self._running:
             raise InvalidRequest.of("request_id", f"{sequence.request_id!r} is in use")
-        if len(self._waiting) >= self._config.max_waiting_requests:
-            raise Overloaded(f"{len(self._waiting)} requests are waiting, the limit")
+        # Both together: what arrives between two steps waits, even where a place to run is free.
+        max_open = self._config.max_sequences + self._config.max_waiting_requests
+        if self.num_running + self.num_waiting >= max_open:
+            raise Overloaded(f"{max_open} requests are running or waiting, the limit")
         num_waiting_tokens = self._num_waiting_tokens + sequence.num_tokens
         if num_waiting_tokens > self._config.max_waiting_tokens:
             raise Overloaded(

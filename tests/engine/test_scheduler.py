@@ -181,12 +181,12 @@ def test_pooling_an_earlier_token_ends_the_sequence_there() -> None:
 
 
 def test_the_waiting_queue_is_bounded_in_requests_and_tokens() -> None:
-    h = Harness(max_waiting_requests=2, max_waiting_tokens=10)
+    h = Harness(max_sequences=1, max_waiting_requests=1, max_waiting_tokens=10)
     h.add(generate("a", [1] * 6, 1))
     with pytest.raises(Overloaded, match="6 prompt tokens are waiting and 5 more"):
         h.add(generate("b", [1] * 5, 1))
     h.add(generate("c", [1] * 4, 1))
-    with pytest.raises(Overloaded, match="2 requests are waiting"):
+    with pytest.raises(Overloaded, match="2 requests are running or waiting"):
         h.add(generate("d", [1], 1))
     h.scheduler.cancel("a")
     h.add(generate("d", [1] * 6, 1))

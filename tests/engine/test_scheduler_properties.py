@@ -83,7 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         except PromptTooLong:
             assert len(prompt_ids) + (kind == "generate") > context_len
         except Overloaded:
-            assert self.scheduler.num_waiting > 0 or len(prompt_ids) > 80
+            assert self.scheduler.num_waiting > 0
         else:
             assert len(prompt_ids) + (kind == "generate") <= context_len
             self.open[name] = sequence
