@@ -49,7 +49,7 @@ def to_token_classification(
         ],
         entities=[
             classification_service_pb2.Entity(
-                text=text[entity.start : entity.end],
+                text=text[entity.start : entity.end].strip(),
                 label=entity.label,
                 score=entity.score,
                 start=entity.start,

@@ -38,6 +38,7 @@ def _probe_unix(address: str) -> None:
     """Fails if a server answers at the path: gRPC unlinks whatever socket file it finds."""
     path = address.removeprefix("unix:")
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
         try:
             probe.connect(path)
         except FileNotFoundError:

@@ -272,6 +272,21 @@ async def test_requests_beyond_the_size_limit_are_refused(harness: Harness) -> N
     assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_small_message_that_unpacks_beyond_the_limit_is_refused(harness: Harness) -> None:
+    call = harness.generation.Generate(
+        generate_request({"prompt": "x" * (5 << 20)}), compression=grpc.Compression.Gzip
+    )
+    assert (await failure(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_oversized_metadata_is_refused(harness: Harness) -> None:
+    call = harness.generation.Generate(
+        generate_request({}), metadata=[(f"x-{i}", "v" * 1000) for i in range(64)]
+    )
+    assert (await failure(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await check(harness) == SERVING
+
+
 async def test_an_unknown_method_is_unimplemented(harness: Harness) -> None:
     call = harness.channel.unary_unary(f"/{MODELS}/Nope")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
