@@ -1,0 +1,54 @@
+"""An engine client whose tokens a test deals out by hand."""
+
+from __future__ import annotations
+
+from phi3svc.config.model import Phi3Config
+from phi3svc.engine.async_engine import EngineBase, ModelInfo, ProgressCallback
+from phi3svc.engine.events import FinishReason, Timings, TokenEvent
+from phi3svc.engine.request import GenerateRequest, Request
+
+
+class ScriptedEngine(EngineBase):
+    """Says for the newest request what `say` is told; remembers what was cancelled."""
+
+    def __init__(self, info: ModelInfo, max_open_requests: int = 8) -> None:
+        super().__init__(max_open_requests)
+        self._info = info
+        self.submitted: list[Request] = []
+        self.cancelled: list[str] = []
+
+    async def start(self, on_progress: ProgressCallback | None = None) -> None:
+        self._begin_serving([self._info])
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        self._stop_serving("closed")
+
+    @property
+    def num_open(self) -> int:
+        return len(self._streams)
+
+    def say(self, token_ids: list[int], finish: FinishReason | None = None) -> None:
+        request = self.submitted[-1]
+        assert isinstance(request, GenerateRequest)
+        timings = Timings(0.25, 0.5, 1.0)
+        logprobs = [-0.01 * token_id for token_id in token_ids]
+        self._dispatch([TokenEvent(request.request_id, token_ids, logprobs, finish, timings)])
+
+    def _submit(self, request: Request) -> None:
+        self.submitted.append(request)
+
+    def _cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+
+def make_info(config: Phi3Config, **changes: object) -> ModelInfo:
+    fields = {
+        "name": "tiny",
+        "path": None,
+        "config": config,
+        "max_context_len": 64,
+        "dtype": "float32",
+        "fingerprint": "ab" * 32,
+        "tasks": frozenset({"generation"}),
+    }
+    return ModelInfo(**(fields | changes))  # type: ignore[arg-type]
