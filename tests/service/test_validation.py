@@ -135,6 +135,7 @@ async def violations_of(call: Any) -> dict[str, str]:
 async def test_generate_refuses(harness: Harness, overrides: dict[str, Any], field: str) -> None:
     violations = await violations_of(harness.generation.Generate(generate_request(overrides)))
     assert list(violations) == [field]
+    assert "must" in violations[field]
     assert harness.engine.requests == []
 
 
