@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
-from rich.table import Table
-
 from phi3svc.config.checkpoint import fingerprint, resolve_source
 from phi3svc.config.model import BYTES_PER_ELEMENT, DType, Phi3Config
 
@@ -26,10 +23,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts))
         return 0
-    table = Table.grid(padding=(0, 2))
+    width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _readable(name, value))
-    Console(highlight=False, soft_wrap=True).print(table)
+        print(f"{name.replace('_', ' '):{width}}{_readable(name, value)}")
     return 0
 
 
