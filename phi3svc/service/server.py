@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from phi3svc.config.server import ServerConfig
 from phi3svc.engine.async_engine import EngineClient, ProgressCallback
@@ -24,6 +23,7 @@ from phi3svc.service.generation import GenerationServicer
 from phi3svc.service.interceptors import Gate, RpcInterceptor
 from phi3svc.service.listeners import bind
 from phi3svc.service.models import ModelServicer
+from phi3svc.service.reflection import add_reflection
 from phi3svc.service.tokenizer import TokenizerServicer
 from phi3svc.v1 import (
     classification_service_pb2_grpc,
@@ -37,7 +37,6 @@ CLASSIFICATION = "phi3svc.v1.ClassificationService"
 TOKENIZER = "phi3svc.v1.TokenizerService"
 MODELS = "phi3svc.v1.ModelService"
 SERVICES = (GENERATION, CLASSIFICATION, TOKENIZER, MODELS)
-REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 MAX_SEND_BYTES = 64 << 20
 # Enough to tokenize for many streams: it is short work, and the engine needs the cores.
@@ -144,7 +143,7 @@ class Server:
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        _add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+        add_reflection(server, (*SERVICES, health.SERVICE_NAME))
 
 
 async def serve(
@@ -207,19 +206,3 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
-
-
-def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """v1alpha, and v1 from the same servicer: the two differ in nothing but their package."""
-    names = (*services, reflection.SERVICE_NAME, REFLECTION_V1)
-    reflection.enable_server_reflection(names, server)
-    servicer = reflection.aio.ReflectionServicer(names)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    handlers = {"ServerReflectionInfo": handler}
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(REFLECTION_V1, handlers),)
-    )
