@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from phi3svc.v1 import (
     generation_service_pb2_grpc,
 )
 
-NODE = Path(__file__).parent / "node"
+CLIENT = Path(__file__).parent / "node" / "client.js"
 REQUEST = {
     "prompt": "The ",
     "sampling": {"temperature": 0.8, "seed": "12345678901234567890"},
@@ -31,11 +30,9 @@ REQUEST = {
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(node_modules: Path) -> Iterator[str]:
     """Address of `phi3svc serve` with the embedded models."""
     with subprocess.Popen(
         [sys.executable, "-m", "phi3svc", "serve", "--listen", "127.0.0.1:0"],
@@ -55,11 +52,9 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def call(address: str) -> Call:
     """Runs the client against the server."""
-    if not (NODE / "node_modules" / "@grpc" / "proto-loader").exists():
-        subprocess.run(["npm", "install", "--silent"], cwd=NODE, check=True, timeout=240)
 
     def run(method: str, request: object) -> subprocess.CompletedProcess[str]:
-        command = ["node", str(NODE / "client.js"), address, method, json.dumps(request)]
+        command = ["node", str(CLIENT), address, method, json.dumps(request)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     return run
