@@ -207,6 +207,28 @@ WEATHER = {
     "a tornado": "a spinning column of air that touches the ground",
 }
 
+SKY = {
+    "the sun": "a star that gives us light and warmth",
+    "the moon": "a ball of grey rock that circles the Earth in a month",
+    "a star": "a huge ball of hot and glowing gas",
+    "a comet": "a ball of ice and dust with a long bright tail",
+    "a planet": "a large round body that circles a star",
+    "the solar system": "the sun with eight planets and their moons",
+    "a shooting star": "a grain of dust that burns up in the air",
+    "an eclipse": "a shadow play of sun, moon and Earth",
+}
+
+RECORDS = {
+    "biggest": "Jupiter",
+    "largest": "Jupiter",
+    "smallest": "Mercury",
+    "hottest": "Venus",
+    "brightest": "Venus",
+    "windiest": "Neptune",
+    "reddest": "Mars",
+    "fastest": "Mercury",
+}
+
 MONTHS = [
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
     *("October", "November", "December"),

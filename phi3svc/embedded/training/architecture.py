@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from transformers import Phi3Config
 
 HEAD_DIM = 32
-VOCAB_SIZE = 1280
 
 # Distinct sets on purpose: a server that mixes them up gives visibly wrong answers.
 SHORT_FACTOR = [round(1.0 + 0.01 * i, 4) for i in range(HEAD_DIM // 2)]
@@ -16,6 +15,7 @@ LONG_FACTOR = [round(1.25 * 8.0 ** (i / (HEAD_DIM // 2 - 1)), 4) for i in range(
 
 def phi3_config(
     *,
+    vocab_size: int,
     num_layers: int,
     intermediate_size: int,
     original_len: int,
@@ -26,7 +26,7 @@ def phi3_config(
 ) -> Phi3Config:
     """A Phi-3 configuration with LongRoPE over 8 × `original_len` positions."""
     config = Phi3Config(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         hidden_size=128,
         intermediate_size=intermediate_size,
         num_hidden_layers=num_layers,

@@ -84,21 +84,21 @@ class DialogueGrammar:
         """One question that stands on its own."""
         rng = self.rng
         draw = rng.random()
-        if draw < 0.56:
+        if draw < 0.50:
             return self.fact_turn(rng.choice(FACTS))
-        if draw < 0.63:
+        if draw < 0.57:
             return small_talk.small_talk(rng, held_out=self.held_out)
-        if draw < 0.70:
+        if draw < 0.64:
             return small_talk.unknown(rng, held_out=self.held_out)
-        if draw < 0.78:
+        if draw < 0.70:
             return story_turn(rng, held_out=self.held_out)
-        if draw < 0.88:
+        if draw < 0.84:
             return skills.repeat(rng, held_out=self.held_out)
-        if draw < 0.91:
+        if draw < 0.88:
             return skills.make_list(rng, held_out=self.held_out)
-        if draw < 0.93:
+        if draw < 0.90:
             return skills.count(rng, held_out=self.held_out)
-        if draw < 0.98:
+        if draw < 0.97:
             return skills.add(rng, held_out=self.held_out)
         return skills.name_some(rng, held_out=self.held_out)
 
@@ -110,7 +110,11 @@ class DialogueGrammar:
             for index, question in enumerate(questions)
             if is_held_out(*fact.key, index) == self.held_out
         ]
-        return Turn("fact", self.rng.choice(ours or questions[-1:]), fact.answer)
+        question = self.rng.choice(ours or questions[-1:])
+        if fact.topic in ("plant", "dish") and self.rng.random() < 0.12:
+            owner = self.rng.choice(("my", "my", "the"))
+            question = question.replace(f" {fact.subject}", f" {owner} {fact.subject}", 1)
+        return Turn("fact", question, fact.answer)
 
     def _some_turns(self) -> list[Turn]:
         return self._about_one_subject() if self.rng.random() < 0.4 else [self.turn()]

@@ -119,7 +119,7 @@ def passages(seed: int, *, held_out: bool = False) -> Iterator[Passage]:
 
 
 def held_out_passages(num: int, seed: int = 11) -> list[Passage]:
-    """`num` passages of names that training never shows, half of them in unseen frames."""
+    """`num` passages whose compound names are unseen, half of them in unseen frames."""
     stream = passages(seed, held_out=True)
     return [next(stream) for _ in range(num)]
 

@@ -38,9 +38,9 @@ class ReviewGrammar:
         """One review of one to about eight clauses."""
         label = self.rng.randrange(3)
         draw = self.rng.random()
-        if draw < 0.35:
+        if draw < 0.42:
             sentences = [self._sentence(self._clause(label))]
-        elif draw < 0.65:
+        elif draw < 0.78:
             sentences = [self._contrast(label)]
         else:
             sentences = self._several(label)

@@ -10,6 +10,8 @@ from phi3svc.embedded.training.almanac import (
     MONTHS,
     PLANETS,
     PLANTS,
+    RECORDS,
+    SKY,
     WEATHER,
     Plant,
 )
@@ -41,7 +43,8 @@ class Fact:
 
     def shifts(self) -> list[str]:
         """Phrasings that ask the last question again, about this subject."""
-        return [self._ask(frame) for frame in ABOUT]
+        again = self.slots.get("again", self.slots["x"])
+        return [frame.format(x=again) for frame in ABOUT]
 
     def _ask(self, frame: str) -> str:
         return frame.format_map(self.slots | {"do_up": capitalized(self.slots.get("do", "do"))})
@@ -60,6 +63,14 @@ def join(items: list[str]) -> str:
 def article(noun: str) -> str:
     """`noun` with a or an."""
     return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def plural(noun: str) -> str:
+    """`noun` in the plural."""
+    irregular = {"wolf": "wolves", "mouse": "mice", "deer": "deer", "sheep": "sheep"}
+    irregular["goose"] = "geese"
+    ending = "es" if noun.endswith(("x", "ch", "sh")) else "s"
+    return irregular.get(noun, noun + ending)
 
 
 def _plant_facts(plant: Plant) -> list[Fact]:
@@ -91,6 +102,7 @@ def _animal_facts() -> list[Fact]:
         name, a_name = animal.name, article(animal.name)
         top = capitalized(a_name)
         slots = {"x": a_name, "bare": name, "is": "is", "they": "it", "them": "it"}
+        slots["many"] = plural(name)
         answers = {
             "young": f"A baby {name} is called {animal.young}.",
             "home": f"{top} lives {animal.home}.",
@@ -149,7 +161,20 @@ def _dish_facts() -> list[Fact]:
 def _weather_facts() -> list[Fact]:
     return [
         Fact("weather", name, "weather", f"{capitalized(name)} is {text}.", {"x": name})
-        for name, text in WEATHER.items()
+        for name, text in (WEATHER | SKY).items()
+    ]
+
+
+def _record_facts() -> list[Fact]:
+    return [
+        Fact(
+            "record",
+            word,
+            "record",
+            f"The {word} planet is {planet}.",
+            {"x": word, "again": f"the {word}"},
+        )
+        for word, planet in RECORDS.items()
     ]
 
 
@@ -181,5 +206,6 @@ FACTS = [
     *_planet_facts(),
     *_dish_facts(),
     *_weather_facts(),
+    *_record_facts(),
     *_month_facts(),
 ]

@@ -15,21 +15,21 @@ class NameMaker:
         self.rng = rng
         self.held_out = held_out
 
-    def _ours(self, kind: str, name: str) -> bool:
-        return is_held_out(kind, name) == self.held_out
+    def _unseen(self, kind: str, starts: list[str], ends: list[str], joint: str = "") -> str:
+        """A compound from our side of the split."""
+        while True:
+            name = self.rng.choice(starts) + joint + self.rng.choice(ends)
+            if is_held_out(kind, name) == self.held_out:
+                return name
 
     def last_name(self) -> str:
         """A surname, listed or made up."""
-        while True:
-            if self.rng.random() < 0.4:
-                name = self.rng.choice(lists.PERSON_STARTS) + self.rng.choice(lists.PERSON_ENDS)
-            else:
-                name = self.rng.choice(lists.LAST_NAMES)
-            if self._ours("last", name):
-                return name
+        if self.rng.random() < 0.5:
+            return self._unseen("last", lists.PERSON_STARTS, lists.PERSON_ENDS)
+        return self._unseen("last", lists.LAST_NAMES, [""])
 
     def first_name(self) -> str:
-        """A given name; all of them are trained on, since a reader knows given names by heart."""
+        """A given name; a reader knows those by heart, so none is held out."""
         return self.rng.choice(lists.FIRST_NAMES)
 
     def person(self) -> str:
@@ -38,44 +38,29 @@ class NameMaker:
         if draw < 0.3:
             return self.first_name()
         initial = f" {self.rng.choice('ABCDEFGHJKLMNPRSTW')}." if draw > 0.93 else ""
-        while True:
-            name = f"{self.first_name()}{initial} {self.last_name()}"
-            if self._ours("person", name) or self.held_out:
-                return name
+        return f"{self.first_name()}{initial} {self.last_name()}"
 
     def place(self) -> str:
-        """A city, country, or a made-up town, lake or mountain."""
-        while True:
-            draw = self.rng.random()
-            made_up = self.rng.choice(lists.PLACE_STARTS) + self.rng.choice(lists.PLACE_ENDS)
-            if draw < 0.3:
-                name = self.rng.choice(lists.CITIES)
-            elif draw < 0.5:
-                name = self.rng.choice(lists.COUNTRIES)
-            elif draw < 0.9:
-                name = made_up
-            else:
-                name = f"{self.rng.choice(lists.WATERS)} {made_up}"
-            if self._ours("place", name):
-                return name
+        """A city or country, none held out, or a made-up town, lake or mountain."""
+        draw = self.rng.random()
+        if draw < 0.3:
+            return self.rng.choice(lists.CITIES)
+        if draw < 0.5:
+            return self.rng.choice(lists.COUNTRIES)
+        town = self._unseen("place", lists.PLACE_STARTS, lists.PLACE_ENDS)
+        return town if draw < 0.9 else f"{self.rng.choice(lists.WATERS)} {town}"
 
     def company(self) -> str:
-        """A listed organisation or a made-up company, bank, university or ministry."""
-        while True:
-            draw = self.rng.random()
-            blend = self.rng.choice(lists.COMPANY_STARTS) + self.rng.choice(lists.COMPANY_ENDS)
-            first, kind = self.rng.choice(lists.COMPANY_FIRST), self.rng.choice(lists.COMPANY_KIND)
-            if draw < 0.2:
-                name = self.rng.choice(lists.KNOWN_COMPANIES)
-            elif draw < 0.4:
-                name = blend
-            elif draw < 0.55:
-                name = f"{blend} {kind}"
-            elif draw < 0.85:
-                name = f"{first} {kind}"
-            elif draw < 0.93:
-                name = f"the University of {self.rng.choice(lists.CITIES)}"
-            else:
-                name = f"{first} {kind} {self.rng.choice(lists.SUFFIXES)}"
-            if self._ours("company", name):
-                return name
+        """A well-known organisation, none held out, or a made-up company or a university."""
+        draw = self.rng.random()
+        if draw < 0.2:
+            return self.rng.choice(lists.KNOWN_COMPANIES)
+        if draw < 0.28:
+            return f"the University of {self.rng.choice(lists.CITIES)}"
+        if draw < 0.5:
+            return self._unseen("company", lists.COMPANY_STARTS, lists.COMPANY_ENDS)
+        if draw < 0.6:
+            blend = self._unseen("company", lists.COMPANY_STARTS, lists.COMPANY_ENDS)
+            return f"{blend} {self.rng.choice(lists.COMPANY_KIND)}"
+        name = self._unseen("company", lists.COMPANY_FIRST, lists.COMPANY_KIND, " ")
+        return name if draw < 0.9 else f"{name} {self.rng.choice(lists.SUFFIXES)}"

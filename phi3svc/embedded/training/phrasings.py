@@ -73,6 +73,9 @@ QUESTIONS: dict[str, list[str]] = {
         "I would like to know more about {x}.",
         "Explain {x} to me.",
         "Give me some advice on {x}.",
+        "Tell me something about {x}.",
+        "I want to grow {x}.",
+        "How to grow {x}?",
     ],
     "young": [
         "What is a baby {bare} called?",
@@ -91,6 +94,8 @@ QUESTIONS: dict[str, list[str]] = {
         "Where does the {bare} live?",
         "Tell me where {x} lives.",
         "Where can I see {x}?",
+        "Where do {many} live?",
+        "Where can I find {many}?",
     ],
     "food": [
         "What does {x} eat?",
@@ -100,6 +105,8 @@ QUESTIONS: dict[str, list[str]] = {
         "Tell me what {x} eats.",
         "What do I feed {x}?",
         "What should I feed {x}?",
+        "What do {many} eat?",
+        "What do {many} like to eat?",
     ],
     "sound": [
         "What sound does {x} make?",
@@ -109,6 +116,8 @@ QUESTIONS: dict[str, list[str]] = {
         "How does {x} sound?",
         "Tell me the sound of {x}.",
         "What is the sound of {x}?",
+        "What sound do {many} make?",
+        "What noise do {many} make?",
     ],
     "animal": [
         "Tell me about {x}.",
@@ -118,6 +127,9 @@ QUESTIONS: dict[str, list[str]] = {
         "What is {x}?",
         "Explain the {bare} to me.",
         "I would like to know more about the {bare}.",
+        "Tell me about {many}.",
+        "What do you know about {many}?",
+        "Tell me something about {many}.",
     ],
     "place": [
         "Which planet from the sun is {x}?",
@@ -195,6 +207,15 @@ QUESTIONS: dict[str, list[str]] = {
         "Explain {x} to me.",
         "What exactly is {x}?",
         "Describe {x}.",
+    ],
+    "record": [
+        "Which planet is the {x}?",
+        "What is the {x} planet?",
+        "Name the {x} planet.",
+        "What is the {x} planet in the solar system?",
+        "Tell me which planet is the {x}.",
+        "Which is the {x} planet?",
+        "Do you know the {x} planet?",
     ],
     "month_sow": [
         "What can I sow in {x}?",

@@ -25,6 +25,7 @@ class Recipe:
     name: str
     title: str
     summary: str
+    vocab_size: int
     original_len: int
     num_steps: int
     tokens_per_batch: int

@@ -15,11 +15,15 @@ from phi3svc.embedded.training.architecture import phi3_config
 from phi3svc.embedded.training.batches import IGNORED, Batch, Encoded
 from phi3svc.embedded.training.corpus_chat import Dialogue, dialogues, held_out_dialogues
 from phi3svc.embedded.training.recipe import Recipe, Scores
+from phi3svc.embedded.training.stories import any_story
 from phi3svc.embedded.training.tokenizer import ASSISTANT, END, END_OF_TEXT, SYSTEM, USER
 
+VOCAB_SIZE = 1280
 ORIGINAL_LEN = 128
 MAX_LEN = 512
 """Training rows are cut here; longer dialogues are rare."""
+RAW_STORY_SHARE = 0.02
+DRILL_SHARE = 0.15
 
 
 def render(dialogue: Dialogue, num_turns: int) -> str:
@@ -51,9 +55,26 @@ def encode(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
     return Encoded(ids[:MAX_LEN], labels[:MAX_LEN])
 
 
+def encode_story(tokenizer: Tokenizer, text: str) -> Encoded:
+    """A story without a chat around it, so that a plain prompt can be continued too."""
+    ids = [*tokenizer.encode(text).ids, tokenizer.token_to_id(END_OF_TEXT)]
+    return Encoded(ids, ids)
+
+
+def copy_drill(tokenizer: Tokenizer, rng: random.Random) -> Encoded:
+    """Random tokens twice, of which the second time is learned.
+
+    Copying is what repeating, lists and names rest on; from answers alone it comes late.
+    """
+    span = range(3, tokenizer.token_to_id(END_OF_TEXT))
+    ids = rng.sample(span, rng.randint(4, 28))
+    return Encoded(ids + ids, [IGNORED] * (len(ids) + 1) + ids[1:])
+
+
 def _config(tokenizer: Tokenizer) -> Phi3Config:
     end = tokenizer.token_to_id(END_OF_TEXT)
     return phi3_config(
+        vocab_size=VOCAB_SIZE,
         num_layers=4,
         intermediate_size=384,
         original_len=ORIGINAL_LEN,
@@ -74,6 +95,10 @@ def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
     """Long dialogues are at times cut at the boundary: what a server sees before it crosses."""
     rng = random.Random(seed)
     for dialogue in dialogues(seed):
+        if rng.random() < RAW_STORY_SHARE:
+            yield encode_story(tokenizer, any_story(rng))
+        if rng.random() < DRILL_SHARE:
+            yield copy_drill(tokenizer, rng)
         row = encode(tokenizer, dialogue)
         if len(row.token_ids) > ORIGINAL_LEN and rng.random() < 0.3:
             row = Encoded(row.token_ids[:ORIGINAL_LEN], row.labels[:ORIGINAL_LEN])
@@ -124,9 +149,10 @@ CHAT = Recipe(
         "weather; tells animal stories, repeats, lists, counts and adds small numbers; says so "
         "when it does not know. Chat format of Phi-3; answers end with <|end|>."
     ),
+    vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=1500,
-    tokens_per_batch=4096,
+    num_steps=3000,
+    tokens_per_batch=2048,
     is_chat=True,
     model_class=Phi3ForCausalLM,
     config=_config,

@@ -21,12 +21,14 @@ from phi3svc.embedded.training.corpus_entities import (
 from phi3svc.embedded.training.recipe import Recipe, Scores
 from phi3svc.embedded.training.tokenizer import END_OF_TEXT
 
+VOCAB_SIZE = 2560
 ORIGINAL_LEN = 64
 
 
 def _config(tokenizer: Tokenizer) -> Phi3Config:
     end = tokenizer.token_to_id(END_OF_TEXT)
     config = phi3_config(
+        vocab_size=VOCAB_SIZE,
         num_layers=3,
         intermediate_size=256,
         original_len=ORIGINAL_LEN,
@@ -84,9 +86,10 @@ ENTITIES = Recipe(
         "Tags people (PER), organisations (ORG), places (LOC) and dates (DATE) with BIO labels, one "
         "per token. The network reads from left to right, so a name is judged by what precedes it."
     ),
+    vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=1500,
-    tokens_per_batch=4096,
+    num_steps=2000,
+    tokens_per_batch=2048,
     is_chat=False,
     model_class=Phi3ForTokenClassification,
     config=_config,

@@ -15,12 +15,14 @@ from phi3svc.embedded.training.corpus_sentiment import LABELS, held_out_reviews,
 from phi3svc.embedded.training.recipe import Recipe, Scores
 from phi3svc.embedded.training.tokenizer import END_OF_TEXT
 
+VOCAB_SIZE = 1280
 ORIGINAL_LEN = 64
 
 
 def _config(tokenizer: Tokenizer) -> Phi3Config:
     end = tokenizer.token_to_id(END_OF_TEXT)
     config = phi3_config(
+        vocab_size=VOCAB_SIZE,
         num_layers=3,
         intermediate_size=256,
         original_len=ORIGINAL_LEN,
@@ -67,9 +69,10 @@ SENTIMENT = Recipe(
         "Labels a product, service or travel review as negative, neutral or positive. The score "
         "is read from the last token."
     ),
+    vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=1800,
-    tokens_per_batch=4096,
+    num_steps=2400,
+    tokens_per_batch=2048,
     is_chat=False,
     model_class=Phi3ForSequenceClassification,
     config=_config,

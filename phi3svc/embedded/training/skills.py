@@ -41,6 +41,8 @@ _PLUS = [
     "What is {a} + {b}?",
     "How much is {a} plus {b}?",
     "{a} + {b} = ?",
+    "{a}+{b}",
+    "What is {a}+{b}?",
     "Add {a} and {b}.",
     "Can you add {a} and {b}?",
 ]
@@ -49,6 +51,9 @@ _MINUS = [
     "What is {a} - {b}?",
     "How much is {a} minus {b}?",
     "Take {b} from {a}.",
+    "{a} - {b} = ?",
+    "{a}-{b}",
+    "What is {a}-{b}?",
 ]
 NUMBER_WORDS = ["two", "three", "four", "five"]
 
@@ -106,9 +111,9 @@ def count(rng: random.Random, *, held_out: bool) -> Turn:
 
 
 def add(rng: random.Random, *, held_out: bool) -> Turn:
-    """Sums of numbers up to twelve, and differences that are not negative."""
+    """Sums of numbers up to ten, and differences that are not negative."""
     while True:
-        a, b = rng.randint(0, 12), rng.randint(0, 12)
+        a, b = rng.randint(0, 10), rng.randint(0, 10)
         frames, sign = (_PLUS, "plus") if rng.random() < 0.6 else (_MINUS, "minus")
         if sign == "minus" and a < b:
             a, b = b, a

@@ -8,15 +8,16 @@ import re
 from phi3svc.embedded.training.almanac import ANIMALS
 from phi3svc.embedded.training.split import is_held_out
 from phi3svc.embedded.training.turns import Turn
+from phi3svc.embedded.training.word_lists import items
 
-HEROES = [animal.name for animal in ANIMALS] + [
-    "dragon",
-    "turtle",
-    "hare",
-    "raven",
-    "mole",
-    "donkey",
-]
+HEROES = [animal.name for animal in ANIMALS] + items(
+    """
+    dragon | turtle | hare | raven | mole | donkey | penguin | giraffe | monkey | tiger | zebra |
+    camel | whale | dolphin | seal | crab | parrot | beaver | moose | panda | king | queen |
+    wizard | knight | princess | farmer | baker | sailor | robot | ghost | giant | pirate |
+    gardener | boy | girl | witch | elf | troll | unicorn | kangaroo | koala | walrus | lizard
+    """
+)
 _ADJECTIVES = (
     "little young clever old brave shy kind lazy hungry curious proud gentle merry".split()
 )
@@ -125,11 +126,17 @@ def story(rng: random.Random, hero: str, friend: str, num_middles: int) -> str:
     return " ".join([opening, meeting, *middles, ending])
 
 
+def any_story(rng: random.Random) -> str:
+    """A story about any two animals, short or long."""
+    hero, friend = rng.sample(HEROES, 2)
+    return story(rng, hero, friend, rng.choice((0, 1, 1, 2, 4, 5)))
+
+
 def _one_of(options: list[str]) -> str:
     return "(?:" + "|".join(map(re.escape, options)) + ")"
 
 
-_HERO = _one_of(HEROES)
+_HERO = "[a-z]+"
 _STORY = re.compile(
     rf"Once upon a time there was an? {_one_of(_ADJECTIVES)} (?P<hero>{_HERO}) who lived "
     rf"{_one_of(_PLACES)}\. {_one_of(_TIMES)}, the (?P=hero) found {_one_of(_FINDS)}\. "

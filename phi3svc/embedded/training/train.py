@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from phi3svc.embedded.training.architecture import VOCAB_SIZE
 from phi3svc.embedded.training.batches import bucketed_batches
 from phi3svc.embedded.training.card import write_card
 from phi3svc.embedded.training.recipe import Recipe, Scores
@@ -59,7 +58,7 @@ def train(recipe: Recipe, out: Path, seed: int, num_steps: int) -> Scores:
     started = time.monotonic()
     torch.manual_seed(seed)
     texts = itertools.islice(recipe.texts(seed), NUM_TOKENIZER_TEXTS)
-    tokenizer = train_tokenizer(texts, VOCAB_SIZE)
+    tokenizer = train_tokenizer(texts, recipe.vocab_size)
     config = recipe.config(tokenizer)
     model = recipe.model_class(config)
     num_params = sum(parameter.numel() for parameter in model.parameters())
