@@ -53,6 +53,18 @@ class Matcher {
     check(view.is_contiguous_from(1), where, arg, " is not contiguous within its rows");
   }
 
+  // As `match_rows` for an output: no two rows may share memory.
+  void match_out_rows(const char* arg,
+                      const TensorView& view,
+                      DType dtype,
+                      std::initializer_list<Dim*> dims,
+                      Where where = Where::current()) {
+    match_rows(arg, view, dtype, dims, where);
+    const std::int64_t stride = view.stride(0) < 0 ? -view.stride(0) : view.stride(0);
+    check(view.size(0) <= 1 || stride >= view.size(1), where, arg, " has rows ", stride,
+          " elements apart, expected at least ", view.size(1));
+  }
+
   // The dtype of activations, weights and KV pages.
   DType model_dtype(const char* arg, const TensorView& view, Where where = Where::current()) {
     check(view.dtype == DType::kFloat32 || view.dtype == DType::kBFloat16, where, arg, " is ",

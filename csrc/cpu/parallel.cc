@@ -7,12 +7,12 @@
 #include <atomic>
 #include <exception>
 #include <fstream>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "core/check.h"
+#include "cpu/float_mode.h"
 
 namespace phi3::cpu {
 namespace {
@@ -55,7 +55,7 @@ class Pool {
   }
 
   ~Pool() {
-    stopping_ = true;
+    stopping_.store(true, std::memory_order_relaxed);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     for (std::thread& worker : workers_) worker.join();
@@ -63,44 +63,64 @@ class Pool {
 
   int num_threads() const { return static_cast<int>(shares_.size()); }
 
-  void run(std::int64_t num_tasks, int num_active, detail::TaskFn fn, const void* context) {
+  void run(std::int64_t num_tasks, int num_shares, detail::TaskFn fn, const void* context) {
     fn_ = fn;
     context_ = context;
-    num_active_ = num_active;
+    num_shares_ = num_shares;
     error_ = nullptr;
     has_error_.store(false, std::memory_order_relaxed);
-    for (int idx = 0; idx < num_active; ++idx) {
+    for (int idx = 0; idx < num_shares; ++idx) {
       Share& share = shares_[static_cast<std::size_t>(idx)];
-      share.next.store(num_tasks * idx / num_active, std::memory_order_relaxed);
-      share.end = num_tasks * (idx + 1) / num_active;
+      share.next.store(num_tasks * idx / num_shares, std::memory_order_relaxed);
+      share.end = num_tasks * (idx + 1) / num_shares;
     }
-    num_running_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
+    members_.store(0, std::memory_order_release);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     take(0);
-    for (std::uint32_t running = num_running_.load(std::memory_order_acquire); running != 0;
-         running = num_running_.load(std::memory_order_acquire)) {
-      wait_while(num_running_, running);
+    // Nothing is left to start. A worker that has not joined yet is not waited for: on a busy machine it may take the
+    // kernel milliseconds to run it.
+    std::uint32_t members = members_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
+    while (members != kClosed) {
+      wait_while(members_, members);
+      members = members_.load(std::memory_order_acquire);
     }
     if (error_ != nullptr) std::rethrow_exception(error_);
   }
 
  private:
+  static constexpr std::uint32_t kClosed = 1U << 31;
+
   void work(int self) {
+    const DefaultFloatMode float_mode;
     std::uint32_t seen = 0;
     while (true) {
       wait_while(epoch_, seen);
-      // The caller starts the next epoch only after every worker has finished this one.
       seen = epoch_.load(std::memory_order_acquire);
-      if (stopping_) return;
-      if (self < num_active_) take(self);
-      if (num_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_running_.notify_one();
+      if (stopping_.load(std::memory_order_relaxed)) return;
+      if (!join()) continue;
+      take(self % num_shares_);
+      if (members_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) {
+        members_.notify_one();
+      }
     }
   }
 
+  // While a worker is a member, the caller keeps the job's fields as they are.
+  bool join() {
+    std::uint32_t members = members_.load(std::memory_order_relaxed);
+    while ((members & kClosed) == 0) {
+      if (members_.compare_exchange_weak(members, members + 1, std::memory_order_acq_rel,
+                                         std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   void take(int self) {
-    for (int offset = 0; offset < num_active_; ++offset) {
-      Share& share = shares_[static_cast<std::size_t>((self + offset) % num_active_)];
+    for (int offset = 0; offset < num_shares_; ++offset) {
+      Share& share = shares_[static_cast<std::size_t>((self + offset) % num_shares_)];
       while (share.next.load(std::memory_order_relaxed) < share.end) {
         const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
         if (task >= share.end) break;
@@ -115,15 +135,18 @@ class Pool {
   }
 
   std::vector<Share> shares_;
-  std::vector<std::thread> workers_;
-  std::atomic<std::uint32_t> epoch_{0};
-  std::atomic<std::uint32_t> num_running_{0};
-  std::atomic<bool> has_error_{false};
-  std::exception_ptr error_;
+  std::atomic<std::uint32_t> epoch_{0};          // grows with every job; workers sleep on it
+  std::atomic<std::uint32_t> members_{kClosed};  // workers inside the job; kClosed: no more may join
+  std::atomic<bool> stopping_{false};
+
+  // The job.
   detail::TaskFn fn_ = nullptr;
   const void* context_ = nullptr;
-  int num_active_ = 0;
-  bool stopping_ = false;
+  int num_shares_ = 0;
+  std::atomic<bool> has_error_{false};
+  std::exception_ptr error_;
+
+  std::vector<std::thread> workers_;  // last: they use all of the above from their start
 };
 
 // CPUs' worth of time that the container may use, or a large number.
@@ -211,10 +234,11 @@ void detail::run_tasks(std::int64_t num_tasks,
                        TaskFn fn,
                        const void* context) {
   const std::int64_t useful = num_tasks / std::max<std::int64_t>(1, min_tasks_per_thread);
-  const int active = static_cast<int>(std::min<std::int64_t>(num_threads(), useful));
-  if (active > 1) {
+  const int num_shares = static_cast<int>(std::min<std::int64_t>(num_threads(), useful));
+  const DefaultFloatMode float_mode;
+  if (num_shares > 1) {
     if (const PoolOwnership ownership; ownership) {
-      owned_pool().run(num_tasks, active, fn, context);
+      owned_pool().run(num_tasks, num_shares, fn, context);
       return;
     }
   }

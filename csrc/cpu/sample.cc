@@ -43,72 +43,112 @@ double uniform(const SampleParams& params, std::int64_t row) {
 // Reused between rows and calls of a thread.
 struct Scratch {
   std::vector<float> weights;
-  std::vector<float> sorted;
+  std::vector<float> heap;
   std::vector<std::pair<float, std::int32_t>> candidates;
 };
+
+// In one fixed order that does not wait for each addition.
+double sum(const float* weights, std::size_t count) {
+  constexpr std::size_t kChains = 8;
+  double chain[kChains] = {};
+  for (std::size_t i = 0; i < count; ++i) chain[i % kChains] += weights[i];
+  double total = 0;
+  for (const double part : chain) total += part;
+  return total;
+}
 
 // Zeroes the weight of every logit below the k-th largest; ties with it stay.
 void keep_top_k(Scratch& scratch, const float* logits, std::int64_t k) {
   std::vector<float>& weights = scratch.weights;
   if (k <= 0 || k >= std::ssize(weights)) return;
-  scratch.sorted.assign(logits, logits + weights.size());
-  const auto kth = scratch.sorted.begin() + (k - 1);
-  std::nth_element(scratch.sorted.begin(), kth, scratch.sorted.end(), std::greater<>());
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (logits[i] < *kth) weights[i] = 0;
+  // The k largest so far, the smallest of them in front: few logits of a long row get past it.
+  std::vector<float>& heap = scratch.heap;
+  heap.assign(logits, logits + k);
+  std::make_heap(heap.begin(), heap.end(), std::greater<>());
+  for (std::size_t i = heap.size(); i < weights.size(); ++i) {
+    if (logits[i] <= heap.front()) continue;
+    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+    heap.back() = logits[i];
+    std::push_heap(heap.begin(), heap.end(), std::greater<>());
   }
+  const float kth = heap.front();
+  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = logits[i] < kth ? 0 : weights[i];
 }
 
-// Keeps the smallest set of most likely tokens whose weight reaches p of the total; a token stays when those before it
+// Keeps the smallest set of most likely tokens whose weight reaches p of the total: a token stays when those before it
 // weigh less than that. Among equal weights the lower index is the likelier. At least one stays.
 void keep_top_p(Scratch& scratch, float p) {
   if (p >= 1) return;
   std::vector<float>& weights = scratch.weights;
   auto& candidates = scratch.candidates;
+  const double total = sum(weights.data(), weights.size());
+  const double limit = double{p} * total;
+  // Lighter tokens cannot stay: all of them together weigh less than what may be dropped. Half of it, so that no
+  // rounding matters.
+  const double lightest = 0.5 * (total - limit) / static_cast<double>(weights.size());
   candidates.clear();
-  double total = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    total += weights[i];
-    if (weights[i] > 0) candidates.emplace_back(weights[i], static_cast<std::int32_t>(i));
+    if (weights[i] >= lightest && weights[i] > 0) {
+      candidates.emplace_back(weights[i], static_cast<std::int32_t>(i));
+    }
   }
   const auto is_likelier = [](const auto& a, const auto& b) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   };
-  // The set is small as a rule: sort only as much of the head as is needed.
-  const double limit = double{p} * total;
+  // Halve the stretch in which the set ends until it is short enough to sort.
+  constexpr std::ptrdiff_t kShort = 64;
+  auto begin = candidates.begin();
+  auto end = candidates.end();
   double before = 0;
-  std::size_t kept = 0;
-  std::size_t sorted = 0;
-  for (; kept < candidates.size(); ++kept) {
-    if (kept == sorted) {
-      sorted = std::min(candidates.size(), std::max<std::size_t>(64, 8 * sorted));
-      std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(kept),
-                        candidates.begin() + static_cast<std::ptrdiff_t>(sorted), candidates.end(),
-                        is_likelier);
+  while (end - begin > kShort) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, is_likelier);
+    double half = 0;
+    for (auto it = begin; it != middle; ++it) half += it->first;
+    if (before + half >= limit) {
+      end = middle;
+    } else {
+      before += half;
+      begin = middle;
     }
-    if (kept > 0 && before >= limit) break;
-    before += candidates[kept].first;
   }
-  for (; kept < candidates.size(); ++kept) {
-    weights[static_cast<std::size_t>(candidates[kept].second)] = 0;
+  std::sort(begin, end, is_likelier);
+  auto kept = begin;
+  for (; kept != end; ++kept) {
+    if (kept != candidates.begin() && before >= limit) break;
+    before += kept->first;
+  }
+  // The kept ones lie in front of `kept`.
+  std::fill(weights.begin(), weights.end(), 0.0F);
+  for (auto it = candidates.begin(); it != kept; ++it) {
+    weights[static_cast<std::size_t>(it->second)] = it->first;
   }
 }
 
-// First token whose cumulative weight exceeds u of the total.
+// First token whose cumulative weight exceeds u of the total. Walks blocks, then the tokens of one.
 std::int64_t draw(const std::vector<float>& weights, double u) {
+  constexpr std::size_t kBlock = 256;
+  const auto block_sum = [&](std::size_t begin) {
+    return sum(weights.data() + begin, std::min(kBlock, weights.size() - begin));
+  };
   double total = 0;
-  for (const float weight : weights) total += weight;
+  for (std::size_t begin = 0; begin < weights.size(); begin += kBlock) total += block_sum(begin);
   const double threshold = u * total;
+  // Ends: the last block's end is `total`, by the same additions, and u < 1.
+  std::size_t begin = 0;
   double cumulative = 0;
-  std::int64_t last = 0;
-  for (std::int64_t i = 0; i < std::ssize(weights); ++i) {
-    const float weight = weights[static_cast<std::size_t>(i)];
-    if (weight == 0) continue;
-    cumulative += weight;
-    last = i;
+  for (double block = block_sum(0); cumulative + block <= threshold; block = block_sum(begin)) {
+    cumulative += block;
+    begin += kBlock;
+  }
+  std::size_t token = begin;
+  for (std::size_t i = begin; i < std::min(begin + kBlock, weights.size()); ++i) {
+    if (weights[i] == 0) continue;
+    token = i;  // the last one, should the other order of additions leave none above the threshold
+    cumulative += weights[i];
     if (cumulative > threshold) break;
   }
-  return last;
+  return static_cast<std::int64_t>(token);
 }
 
 void sample_row(const Kernels& isa, const SampleParams& params, std::int64_t row) {

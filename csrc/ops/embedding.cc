@@ -20,7 +20,7 @@ void embedding(const TensorView& token_ids,
   Dim hidden("E");
   Dim vocab("V", vocab_size);
   matcher.match("token_ids", token_ids, DType::kInt32, {&tokens});
-  matcher.match_rows("out", out, DType::kFloat32, {&tokens, &hidden});
+  matcher.match_out_rows("out", out, DType::kFloat32, {&tokens, &hidden});
   const bool is_packed = table.rank > 2;
   if (is_packed) {
     match_packed(matcher, "table", table, dtype, vocab, hidden);

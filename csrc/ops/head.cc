@@ -1,5 +1,7 @@
 #include "ops/head.h"
 
+#include <cmath>
+
 #include "core/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -36,6 +38,9 @@ void head(const char* op, HeadArguments args) {
   const PackedWeight packed =
       match_packed(matcher, "weight", args.weight, dtype, args.classes, hidden);
   if (args.bias) matcher.match("bias", *args.bias, dtype, {&args.classes});
+  matcher.check(std::isfinite(args.eps) && args.eps >= 0, std::source_location::current(), "eps is ",
+                args.eps,
+                ", expected a finite number of at least 0");
   run_on(matcher.device(),
          HeadParams{.dtype = dtype,
                     .h = args.h.as<const float>(),

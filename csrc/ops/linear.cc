@@ -22,7 +22,7 @@ void linear(const TensorView& x,
   const bool out_is_f32 = out.dtype == DType::kFloat32;
   matcher.check(!accumulate || out_is_f32, std::source_location::current(), "out is ",
                 dtype_name(out.dtype), ", expected float32 with accumulate");
-  matcher.match_rows("out", out, out_is_f32 ? DType::kFloat32 : dtype, {&tokens, &n});
+  matcher.match_out_rows("out", out, out_is_f32 ? DType::kFloat32 : dtype, {&tokens, &n});
   const PackedWeight packed = match_packed(matcher, "weight", weight, dtype, n, k);
   if (bias) matcher.match("bias", *bias, dtype, {&n});
   run_on(matcher.device(),

@@ -20,7 +20,7 @@ void mlp(const TensorView& x,
   Dim width("F");
   matcher.match_rows("x", x, dtype, {&tokens, &hidden});
   matcher.match("act", act, dtype, {&tokens, &width});
-  matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
+  matcher.match_out_rows("h", h, DType::kFloat32, {&tokens, &hidden});
   const std::int64_t padded_width = (width.value() + kPanelRows - 1) / kPanelRows * kPanelRows;
   const Dim gate_up_rows("2F", 2 * padded_width);
   const PackedWeight packed_gate_up =

@@ -1,5 +1,7 @@
 #include "ops/rms_norm.h"
 
+#include <cmath>
+
 #include "core/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -14,7 +16,9 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
   Dim hidden("E");
   matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
   matcher.match("weight", weight, dtype, {&hidden});
-  matcher.match_rows("out", out, dtype, {&tokens, &hidden});
+  matcher.match_out_rows("out", out, dtype, {&tokens, &hidden});
+  matcher.check(std::isfinite(eps) && eps >= 0, std::source_location::current(), "eps is ", eps,
+                ", expected a finite number of at least 0");
   run_on(matcher.device(),
          RmsNormParams{.dtype = dtype,
                        .h = h.as<const float>(),
