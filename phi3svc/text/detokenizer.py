@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from phi3svc.text.stop_strings import StopMatcher, StopStrings
 from phi3svc.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class DetokenizerOutput:
+class DetokenizerOutput(NamedTuple):
     """What some tokens gave.
 
     text: new text to deliver. stop_string: the one that ended the text, or None; it is not part of
