@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from phi3svc.config.model import Phi3Config
-from phi3svc.text.entities import TokenLabel, join_entities
+from phi3svc.text.entities import Entity, TokenLabel, join_entities
 from phi3svc.text.tokenizer import Span
 from phi3svc.v1 import classification_service_pb2
 
@@ -47,16 +47,17 @@ def to_token_classification(
             )
             for token in tokens
         ],
-        entities=[
-            classification_service_pb2.Entity(
-                text=text[entity.start : entity.end].strip(),
-                label=entity.label,
-                score=entity.score,
-                start=entity.start,
-                end=entity.end,
-            )
-            for entity in join_entities(tokens)
-        ],
+        entities=[_to_entity(text, entity) for entity in join_entities(tokens)],
+    )
+
+
+def _to_entity(text: str, entity: Entity) -> classification_service_pb2.Entity:
+    # Tokens carry the blank before their word; a name does not begin with one.
+    found = text[entity.start : entity.end]
+    start = entity.start + len(found) - len(found.lstrip())
+    found = found.strip()
+    return classification_service_pb2.Entity(
+        text=found, label=entity.label, score=entity.score, start=start, end=start + len(found)
     )
 
 

@@ -78,11 +78,12 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     num_deltas: int
+    num_prompt_tokens: int
     digest: str
 
 
 async def ask(client: Client, prompt: Any, **options: Any) -> Answer:
-    text, ids, num_deltas, digest = "", [], 0, ""
+    text, ids, num_deltas, num_prompt_tokens, digest = "", [], 0, 0, ""
     kinds = []
     async for event in client.generate(prompt, wants_token_ids=True, **options):
         kinds.append(type(event))
@@ -90,10 +91,12 @@ async def ask(client: Client, prompt: Any, **options: Any) -> Answer:
             text += event.text
             ids += event.token_ids
             num_deltas += 1
+        elif isinstance(event, Started):
+            num_prompt_tokens = event.prompt_token_count
         elif isinstance(event, Finished):
             digest = event.digest
     assert kinds == [Started, *[Delta] * num_deltas, Finished, Completed]
-    return Answer(text, tuple(ids), num_deltas, digest)
+    return Answer(text, tuple(ids), num_deltas, num_prompt_tokens, digest)
 
 
 @torch.no_grad()
