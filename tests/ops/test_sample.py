@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -107,6 +108,17 @@ def test_sample_draws_by_the_uniform_number_of_its_counter() -> None:
     assert_close(logprobs, torch.full((len(cases),), -math.log(4096)), rtol=1e-6)
 
 
+def test_a_draw_on_the_edge_of_two_tokens_takes_the_upper() -> None:
+    """u·total equal to a cumulative weight: that token's share ends before it."""
+    position, u = next(
+        (position, u)
+        for position in itertools.count(1)
+        if (4096 * (u := reference.uniform(0, 0, position))).is_integer()
+    )
+    ids, _ = sample(torch.zeros(1, 4096), positions=i32(position))
+    assert ids.item() == 4096 * u
+
+
 SETTINGS = [
     (1.0, 0, 1.0),
     (0.7, 0, 1.0),
@@ -137,7 +149,7 @@ def test_reference_distribution_is_that_of_transformers(
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("vocab_size", [1, 2, 15, 16, 17, 37, 1000])
+@pytest.mark.parametrize("vocab_size", [1, 2, 17, 63, 64, 65, 255, 256, 257, 1000, 32064])
 def test_sample_inverts_the_distribution_at_u(
     settings: tuple[float, int, float], vocab_size: int
 ) -> None:
@@ -210,6 +222,12 @@ def test_top_k_keeps_ties_of_the_kth() -> None:
     logits = torch.tensor([0.0, 2.0, 1.0, 1.0, -1.0, 1.0, 0.5]).repeat(500, 1)
     ids, _ = sample(logits, top_k=2)
     assert set(ids.tolist()) == {1, 2, 3, 5}
+
+
+@pytest.mark.parametrize("vocab_size", [10, 100, 300, 1000])
+def test_top_p_among_equal_tokens_keeps_the_lowest_ids(vocab_size: int) -> None:
+    ids, _ = sample(torch.zeros(5000, vocab_size), top_p=0.5)
+    assert set(ids.tolist()) == set(range(vocab_size // 2))
 
 
 def test_top_k_counts_before_top_p() -> None:
