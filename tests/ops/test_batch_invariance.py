@@ -266,12 +266,13 @@ def test_the_number_of_threads_does_not_matter(op: RowOp) -> None:
             assert_rows_equal(op.rows(some), whole, some)
 
 
+@pytest.mark.parametrize(
+    "op", [make for make in OPS if make not in (embedding, attention_decode)], indirect=True
+)
 def test_alignment_does_not_matter(op: RowOp) -> None:
+    """Row tensors may be strided; of an op's inputs those are the matrices of floats."""
     index, whole = every_row(op)
-    # Row tensors may be strided; of an op's inputs those are the matrices of floats.
     inputs = [misaligned(t) if t.dim() == 2 and t.dtype.is_floating_point else t for t in op.inputs]
-    if all(a is b for a, b in zip(inputs, op.inputs, strict=True)):
-        pytest.skip("no strided input")
     assert_rows_equal(op.apply(*inputs), whole, index)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from phi3svc import ops
 
-SHOW_ISA = "from phi3svc import ops; print(ops.isa())"
+SHOW_ISA = "from phi3svc import _core; print(_core.isa())"  # without torch: quick
 
 
 def run_python(code: str, forced_isa: str | None) -> subprocess.CompletedProcess[str]:
