@@ -170,6 +170,17 @@ def test_classification_collects_its_rows_across_chunks(budget: int) -> None:
     assert generated.token_ids == expected_tokens([1, 2], 4)
 
 
+def test_a_classification_preempted_in_its_middle_collects_every_row_once() -> None:
+    h = Harness(num_blocks=5, max_step_tokens=2)
+    h.add(generate("old", [1, 2, 3, 4], 10))
+    tokens = h.add(classify("tokens", [4] * 12, per_token=True))
+    while tokens.num_preemptions == 0:
+        h.step()
+    assert len(tokens.scores) > 0, "it had got somewhere"
+    h.run()
+    assert tokens.scores == [[float(i)] for i in range(12)]
+
+
 def test_pooling_an_earlier_token_ends_the_sequence_there() -> None:
     h = Harness(max_step_tokens=4)
     sequence = Sequence(classify("text", [4] * 12), pooled_idx=2)
