@@ -171,10 +171,11 @@ def test_classification_collects_its_rows_across_chunks(budget: int) -> None:
 
 
 def test_a_classification_preempted_in_its_middle_collects_every_row_once() -> None:
-    h = Harness(num_blocks=5, max_step_tokens=2)
-    h.add(generate("old", [1, 2, 3, 4], 10))
+    h = Harness(num_blocks=6, max_step_tokens=2)
+    h.add(generate("old", [1, 2, 3, 4], 14))
     tokens = h.add(classify("tokens", [4] * 12, per_token=True))
     while tokens.num_preemptions == 0:
+        assert not tokens.has_ended
         h.step()
     assert len(tokens.scores) > 0, "it had got somewhere"
     h.run()
