@@ -1,5 +1,5 @@
-// The parts of the DLPack ABI (versions 0.x and 1.x) that reading a tensor needs. Layouts follow the specification,
-// https://dmlc.github.io/dlpack/latest/c_api.html.
+// The parts of the DLPack ABI (versions 0.x and 1.x) that reading a tensor needs. Layouts follow
+// the specification, https://dmlc.github.io/dlpack/latest/c_api.html.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// One binding per op: tensors first, scalars by keyword. Contracts are in ops/*.h; phi3svc/ops.py is the typed face.
+// One binding per op: tensors first, scalars by keyword. Contracts are in ops/*.h; phi3svc/ops.py
+// is the typed face.
 #include <pybind11/pybind11.h>
 
 #include "bindings/register.h"
@@ -17,8 +18,8 @@ namespace py = pybind11;
 
 namespace phi3::bindings {
 
-// In each op below: tensors are converted while the GIL is held, then it is released for the work; `Arguments`, declared
-// first, gives tensors back after the GIL is held again.
+// In each op below: tensors are converted while the GIL is held, then it is released for the work;
+// `Arguments`, declared first, gives tensors back after the GIL is held again.
 void register_ops(py::module_& module) {
   module.def(
       "pack_linear",
@@ -29,7 +30,8 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::pack_linear(weight_view, out_view);
       },
-      py::arg("weight"), py::arg("out"),
+      py::arg("weight"),
+      py::arg("out"),
       "Packs a weight [n, k] into 16-row panels.");
   module.def(
       "pack_gate_up",
@@ -40,7 +42,8 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::pack_gate_up(weight_view, out_view);
       },
-      py::arg("weight"), py::arg("out"),
+      py::arg("weight"),
+      py::arg("out"),
       "Packs the rows [gate|up] of an MLP into alternating panels.");
   module.def(
       "embedding",
@@ -52,7 +55,11 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::embedding(token_ids_view, table_view, out_view, vocab_size);
       },
-      py::arg("token_ids"), py::arg("table"), py::arg("out"), py::kw_only(), py::arg("vocab_size"),
+      py::arg("token_ids"),
+      py::arg("table"),
+      py::arg("out"),
+      py::kw_only(),
+      py::arg("vocab_size"),
       "Looks up token embeddings in a table [V, E] or a packed weight.");
   module.def(
       "rms_norm",
@@ -64,11 +71,23 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::rms_norm(h_view, weight_view, out_view, eps);
       },
-      py::arg("h"), py::arg("weight"), py::arg("out"), py::kw_only(), py::arg("eps"),
+      py::arg("h"),
+      py::arg("weight"),
+      py::arg("out"),
+      py::kw_only(),
+      py::arg("eps"),
       "Root-mean-square norm of each row.");
   module.def(
       "qkv_rope",
-      [](py::handle x, py::handle weight, py::handle positions, py::handle rope_sets, py::handle rope_table, py::handle slots, py::handle k_pages, py::handle v_pages, py::handle q_out) {
+      [](py::handle x,
+         py::handle weight,
+         py::handle positions,
+         py::handle rope_sets,
+         py::handle rope_table,
+         py::handle slots,
+         py::handle k_pages,
+         py::handle v_pages,
+         py::handle q_out) {
         Arguments arguments("qkv_rope");
         const auto x_view = arguments.input("x", x);
         const auto weight_view = arguments.input("weight", weight);
@@ -80,13 +99,37 @@ void register_ops(py::module_& module) {
         const auto v_pages_view = arguments.output("v_pages", v_pages);
         const auto q_out_view = arguments.output("q_out", q_out);
         const py::gil_scoped_release release;
-        ops::qkv_rope(x_view, weight_view, positions_view, rope_sets_view, rope_table_view, slots_view, k_pages_view, v_pages_view, q_out_view);
+        ops::qkv_rope(x_view,
+                      weight_view,
+                      positions_view,
+                      rope_sets_view,
+                      rope_table_view,
+                      slots_view,
+                      k_pages_view,
+                      v_pages_view,
+                      q_out_view);
       },
-      py::arg("x"), py::arg("weight"), py::arg("positions"), py::arg("rope_sets"), py::arg("rope_table"), py::arg("slots"), py::arg("k_pages"), py::arg("v_pages"), py::arg("q_out"),
+      py::arg("x"),
+      py::arg("weight"),
+      py::arg("positions"),
+      py::arg("rope_sets"),
+      py::arg("rope_table"),
+      py::arg("slots"),
+      py::arg("k_pages"),
+      py::arg("v_pages"),
+      py::arg("q_out"),
       "Projects to q, k and v, rotates q and k, writes k and v into pages.");
   module.def(
       "attention",
-      [](py::handle q, py::handle k_pages, py::handle v_pages, py::handle block_tables, py::handle query_starts, py::handle context_lens, py::handle out, std::int64_t window, float scale) {
+      [](py::handle q,
+         py::handle k_pages,
+         py::handle v_pages,
+         py::handle block_tables,
+         py::handle query_starts,
+         py::handle context_lens,
+         py::handle out,
+         std::int64_t window,
+         float scale) {
         Arguments arguments("attention");
         const auto q_view = arguments.input("q", q);
         const auto k_pages_view = arguments.input("k_pages", k_pages);
@@ -96,9 +139,26 @@ void register_ops(py::module_& module) {
         const auto context_lens_view = arguments.input("context_lens", context_lens);
         const auto out_view = arguments.output("out", out);
         const py::gil_scoped_release release;
-        ops::attention(q_view, k_pages_view, v_pages_view, block_tables_view, query_starts_view, context_lens_view, out_view, window, scale);
+        ops::attention(q_view,
+                       k_pages_view,
+                       v_pages_view,
+                       block_tables_view,
+                       query_starts_view,
+                       context_lens_view,
+                       out_view,
+                       window,
+                       scale);
       },
-      py::arg("q"), py::arg("k_pages"), py::arg("v_pages"), py::arg("block_tables"), py::arg("query_starts"), py::arg("context_lens"), py::arg("out"), py::kw_only(), py::arg("window"), py::arg("scale"),
+      py::arg("q"),
+      py::arg("k_pages"),
+      py::arg("v_pages"),
+      py::arg("block_tables"),
+      py::arg("query_starts"),
+      py::arg("context_lens"),
+      py::arg("out"),
+      py::kw_only(),
+      py::arg("window"),
+      py::arg("scale"),
       "Paged causal attention.");
   module.def(
       "linear",
@@ -111,7 +171,12 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::linear(x_view, weight_view, out_view, bias_view, accumulate);
       },
-      py::arg("x"), py::arg("weight"), py::arg("out"), py::arg("bias") = py::none(), py::kw_only(), py::arg("accumulate") = false,
+      py::arg("x"),
+      py::arg("weight"),
+      py::arg("out"),
+      py::arg("bias") = py::none(),
+      py::kw_only(),
+      py::arg("accumulate") = false,
       "x Wᵀ with bias or accumulation.");
   module.def(
       "mlp",
@@ -125,11 +190,21 @@ void register_ops(py::module_& module) {
         const py::gil_scoped_release release;
         ops::mlp(x_view, gate_up_view, down_view, act_view, h_view);
       },
-      py::arg("x"), py::arg("gate_up"), py::arg("down"), py::arg("act"), py::arg("h"),
+      py::arg("x"),
+      py::arg("gate_up"),
+      py::arg("down"),
+      py::arg("act"),
+      py::arg("h"),
       "Adds the gated MLP of x to h.");
   module.def(
       "lm_head",
-      [](py::handle h, py::handle rows, py::handle norm_weight, py::handle weight, py::handle normed, py::handle logits, float eps) {
+      [](py::handle h,
+         py::handle rows,
+         py::handle norm_weight,
+         py::handle weight,
+         py::handle normed,
+         py::handle logits,
+         float eps) {
         Arguments arguments("lm_head");
         const auto h_view = arguments.input("h", h);
         const auto rows_view = arguments.input("rows", rows);
@@ -138,13 +213,28 @@ void register_ops(py::module_& module) {
         const auto normed_view = arguments.output("normed", normed);
         const auto logits_view = arguments.output("logits", logits);
         const py::gil_scoped_release release;
-        ops::lm_head(h_view, rows_view, norm_weight_view, weight_view, normed_view, logits_view, eps);
+        ops::lm_head(
+            h_view, rows_view, norm_weight_view, weight_view, normed_view, logits_view, eps);
       },
-      py::arg("h"), py::arg("rows"), py::arg("norm_weight"), py::arg("weight"), py::arg("normed"), py::arg("logits"), py::kw_only(), py::arg("eps"),
+      py::arg("h"),
+      py::arg("rows"),
+      py::arg("norm_weight"),
+      py::arg("weight"),
+      py::arg("normed"),
+      py::arg("logits"),
+      py::kw_only(),
+      py::arg("eps"),
       "Final norm and vocabulary scores of some rows.");
   module.def(
       "classify_head",
-      [](py::handle h, py::handle rows, py::handle norm_weight, py::handle weight, py::handle bias, py::handle normed, py::handle scores, float eps) {
+      [](py::handle h,
+         py::handle rows,
+         py::handle norm_weight,
+         py::handle weight,
+         py::handle bias,
+         py::handle normed,
+         py::handle scores,
+         float eps) {
         Arguments arguments("classify_head");
         const auto h_view = arguments.input("h", h);
         const auto rows_view = arguments.input("rows", rows);
@@ -154,13 +244,36 @@ void register_ops(py::module_& module) {
         const auto normed_view = arguments.output("normed", normed);
         const auto scores_view = arguments.output("scores", scores);
         const py::gil_scoped_release release;
-        ops::classify_head(h_view, rows_view, norm_weight_view, weight_view, bias_view, normed_view, scores_view, eps);
+        ops::classify_head(h_view,
+                           rows_view,
+                           norm_weight_view,
+                           weight_view,
+                           bias_view,
+                           normed_view,
+                           scores_view,
+                           eps);
       },
-      py::arg("h"), py::arg("rows"), py::arg("norm_weight"), py::arg("weight"), py::arg("bias"), py::arg("normed"), py::arg("scores"), py::kw_only(), py::arg("eps"),
+      py::arg("h"),
+      py::arg("rows"),
+      py::arg("norm_weight"),
+      py::arg("weight"),
+      py::arg("bias"),
+      py::arg("normed"),
+      py::arg("scores"),
+      py::kw_only(),
+      py::arg("eps"),
       "Final norm and class scores of some rows.");
   module.def(
       "sample",
-      [](py::handle logits, py::handle temperature, py::handle top_k, py::handle top_p, py::handle seeds, py::handle sequence_indices, py::handle positions, py::handle out_ids, py::handle out_logprobs) {
+      [](py::handle logits,
+         py::handle temperature,
+         py::handle top_k,
+         py::handle top_p,
+         py::handle seeds,
+         py::handle sequence_indices,
+         py::handle positions,
+         py::handle out_ids,
+         py::handle out_logprobs) {
         Arguments arguments("sample");
         const auto logits_view = arguments.input("logits", logits);
         const auto temperature_view = arguments.input("temperature", temperature);
@@ -172,9 +285,25 @@ void register_ops(py::module_& module) {
         const auto out_ids_view = arguments.output("out_ids", out_ids);
         const auto out_logprobs_view = arguments.output("out_logprobs", out_logprobs);
         const py::gil_scoped_release release;
-        ops::sample(logits_view, temperature_view, top_k_view, top_p_view, seeds_view, sequence_indices_view, positions_view, out_ids_view, out_logprobs_view);
+        ops::sample(logits_view,
+                    temperature_view,
+                    top_k_view,
+                    top_p_view,
+                    seeds_view,
+                    sequence_indices_view,
+                    positions_view,
+                    out_ids_view,
+                    out_logprobs_view);
       },
-      py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seeds"), py::arg("sequence_indices"), py::arg("positions"), py::arg("out_ids"), py::arg("out_logprobs"),
+      py::arg("logits"),
+      py::arg("temperature"),
+      py::arg("top_k"),
+      py::arg("top_p"),
+      py::arg("seeds"),
+      py::arg("sequence_indices"),
+      py::arg("positions"),
+      py::arg("out_ids"),
+      py::arg("out_logprobs"),
       "Draws one token per row.");
 }
 

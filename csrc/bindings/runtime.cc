@@ -32,11 +32,13 @@ std::map<std::string, std::string> build_info() {
 }  // namespace
 
 void register_runtime(py::module_& module) {
-  module.def("isa", [] { return std::string(cpu::kernels().name); },
-             "Name of the active CPU kernels.");
+  module.def(
+      "isa", [] { return std::string(cpu::kernels().name); }, "Name of the active CPU kernels.");
   module.def("available_isas", &cpu::available_isas, "ISAs this build and CPU have, worst first.");
   module.def("set_isa", &cpu::set_isa, py::arg("name"), "Chooses the CPU kernels by name.");
-  module.def("set_num_threads", &cpu::set_num_threads, py::arg("num_threads"),
+  module.def("set_num_threads",
+             &cpu::set_num_threads,
+             py::arg("num_threads"),
              "Threads that ops use, 1..256.");
   module.def("num_threads", &cpu::num_threads, "Threads that ops use.");
   module.def("build_info", &build_info, "How this extension was built.");

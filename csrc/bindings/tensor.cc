@@ -27,8 +27,8 @@ bool to_dtype(dlpack::DataType type, DType& dtype) {
   return true;
 }
 
-// The exchange table of a type, or null. Types are few and immortal in practice (torch.Tensor, Parameter), and a cached
-// one is kept alive, so that its address cannot come to mean another type.
+// The exchange table of a type, or null. Types are few and immortal in practice (torch.Tensor,
+// Parameter), and a cached one is kept alive, so that its address cannot come to mean another type.
 const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   struct Entry {
     PyTypeObject* type = nullptr;
@@ -57,7 +57,8 @@ const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   return api;
 }
 
-// Asks for a versioned capsule, which says whether the memory is read-only; older exporters take no such keyword.
+// Asks for a versioned capsule, which says whether the memory is read-only; older exporters take no
+// such keyword.
 py::object export_capsule(py::handle object) {
   try {
     return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
@@ -149,13 +150,30 @@ TensorView Arguments::borrow(const char* name, py::handle object, bool is_output
 
 TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) const {
   TensorView view;
-  PHI3_CHECK(to_dtype(tensor.dtype, view.dtype), op_, ": ", name, " has DLPack dtype (code ",
-             int{tensor.dtype.code}, ", ", int{tensor.dtype.bits},
+  PHI3_CHECK(to_dtype(tensor.dtype, view.dtype),
+             op_,
+             ": ",
+             name,
+             " has DLPack dtype (code ",
+             int{tensor.dtype.code},
+             ", ",
+             int{tensor.dtype.bits},
              " bits), expected float32, bfloat16, int32 or int64");
-  PHI3_CHECK(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank, op_, ": ", name,
-             " has rank ", tensor.ndim, ", expected 1..", TensorView::kMaxRank);
-  PHI3_CHECK(tensor.device.type == dlpack::kCpu || tensor.device.type == dlpack::kCuda, op_, ": ",
-             name, " is on a device of DLPack type ", tensor.device.type, ", expected CPU or CUDA");
+  PHI3_CHECK(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank,
+             op_,
+             ": ",
+             name,
+             " has rank ",
+             tensor.ndim,
+             ", expected 1..",
+             TensorView::kMaxRank);
+  PHI3_CHECK(tensor.device.type == dlpack::kCpu || tensor.device.type == dlpack::kCuda,
+             op_,
+             ": ",
+             name,
+             " is on a device of DLPack type ",
+             tensor.device.type,
+             ", expected CPU or CUDA");
   view.device = {tensor.device.type == dlpack::kCpu ? DeviceType::kCpu : DeviceType::kCuda,
                  tensor.device.id};
   view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
@@ -170,7 +188,12 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
   PHI3_CHECK(reinterpret_cast<std::uintptr_t>(view.data) %
                      static_cast<std::uintptr_t>(dtype_size(view.dtype)) ==
                  0,
-             op_, ": ", name, " is not aligned to its ", dtype_size(view.dtype), "-byte elements");
+             op_,
+             ": ",
+             name,
+             " is not aligned to its ",
+             dtype_size(view.dtype),
+             "-byte elements");
   return view;
 }
 

@@ -11,11 +11,12 @@
 
 namespace phi3::bindings {
 
-// The tensors of one call. Converts them while the GIL is held and keeps their memory alive until destroyed, which must
-// happen with the GIL held as well.
+// The tensors of one call. Converts them while the GIL is held and keeps their memory alive until
+// destroyed, which must happen with the GIL held as well.
 //
-// A tensor is anything with DLPack's C exchange API (torch.Tensor) or its `__dlpack__` (numpy.ndarray). Anything else is
-// a TypeError; an unsupported dtype, rank or device, a misaligned pointer, or an output that is read-only is an Error.
+// A tensor is anything with DLPack's C exchange API (torch.Tensor) or its `__dlpack__`
+// (numpy.ndarray). Anything else is a TypeError; an unsupported dtype, rank or device, a misaligned
+// pointer, or an output that is read-only is an Error.
 class Arguments {
  public:
   explicit Arguments(const char* op) : op_(op) {}

@@ -9,7 +9,8 @@
 
 namespace phi3 {
 
-// A caller's mistake: a wrong shape, dtype, index or setting. Python sees it as `_core.Error`, a ValueError.
+// A caller's mistake: a wrong shape, dtype, index or setting. Python sees it as `_core.Error`, a
+// ValueError.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -29,9 +30,9 @@ template <typename... Parts>
 }  // namespace phi3
 
 // PHI3_CHECK(n == m, "linear: n is ", n, ", expected ", m): the parts are joined only on failure.
-#define PHI3_CHECK(condition, ...)                                    \
-  do {                                                                \
-    if (!(condition)) [[unlikely]] {                                  \
-      ::phi3::fail(std::source_location::current(), __VA_ARGS__);     \
-    }                                                                 \
+#define PHI3_CHECK(condition, ...)                                \
+  do {                                                            \
+    if (!(condition)) [[unlikely]] {                              \
+      ::phi3::fail(std::source_location::current(), __VA_ARGS__); \
+    }                                                             \
   } while (false)

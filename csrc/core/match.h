@@ -61,14 +61,23 @@ class Matcher {
                       Where where = Where::current()) {
     match_rows(arg, view, dtype, dims, where);
     const std::int64_t stride = view.stride(0) < 0 ? -view.stride(0) : view.stride(0);
-    check(view.size(0) <= 1 || stride >= view.size(1), where, arg, " has rows ", stride,
-          " elements apart, expected at least ", view.size(1));
+    check(view.size(0) <= 1 || stride >= view.size(1),
+          where,
+          arg,
+          " has rows ",
+          stride,
+          " elements apart, expected at least ",
+          view.size(1));
   }
 
   // The dtype of activations, weights and KV pages.
   DType model_dtype(const char* arg, const TensorView& view, Where where = Where::current()) {
-    check(view.dtype == DType::kFloat32 || view.dtype == DType::kBFloat16, where, arg, " is ",
-          dtype_name(view.dtype), ", expected float32 or bfloat16");
+    check(view.dtype == DType::kFloat32 || view.dtype == DType::kBFloat16,
+          where,
+          arg,
+          " is ",
+          dtype_name(view.dtype),
+          ", expected float32 or bfloat16");
     return view.dtype;
   }
 
@@ -89,24 +98,52 @@ class Matcher {
                    DType dtype,
                    std::initializer_list<Dim*> dims,
                    Where where) {
-    check(view.dtype == dtype, where, arg, " is ", dtype_name(view.dtype), ", expected ",
+    check(view.dtype == dtype,
+          where,
+          arg,
+          " is ",
+          dtype_name(view.dtype),
+          ", expected ",
           dtype_name(dtype));
-    check(view.rank == static_cast<int>(dims.size()), where, arg, " has rank ", view.rank,
-          ", expected ", dims.size());
+    check(view.rank == static_cast<int>(dims.size()),
+          where,
+          arg,
+          " has rank ",
+          view.rank,
+          ", expected ",
+          dims.size());
     int idx = 0;
     for (Dim* dim : dims) {
       const std::int64_t size = view.size(idx);
       if (!dim->is_bound()) dim->bind(size);
-      check(size == dim->value(), where, arg, " dim ", idx, " (", dim->name(), ") is ", size,
-            ", expected ", dim->value());
+      check(size == dim->value(),
+            where,
+            arg,
+            " dim ",
+            idx,
+            " (",
+            dim->name(),
+            ") is ",
+            size,
+            ", expected ",
+            dim->value());
       ++idx;
     }
     if (!has_device_) {
       device_ = view.device;
       has_device_ = true;
     }
-    check(view.device == device_, where, arg, " is on ", device_name(view.device.type), ":",
-          view.device.index, ", expected ", device_name(device_.type), ":", device_.index);
+    check(view.device == device_,
+          where,
+          arg,
+          " is on ",
+          device_name(view.device.type),
+          ":",
+          view.device.index,
+          ", expected ",
+          device_name(device_.type),
+          ":",
+          device_.index);
   }
 
   const char* op_;

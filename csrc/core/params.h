@@ -1,7 +1,8 @@
 // What the checked ops hand to a backend: plain pointers and sizes, a shape on every pointer.
 //
-// A: the model dtype (float32 or bfloat16), named by `dtype`. T tokens, B sequences, H query heads, K kv heads,
-// D head dim, E hidden, F MLP width, V vocabulary, N pages, M pages per block-table row. Row strides are in elements.
+// A: the model dtype (float32 or bfloat16), named by `dtype`. T tokens, B sequences, H query heads,
+// K kv heads, D head dim, E hidden, F MLP width, V vocabulary, N pages, M pages per block-table
+// row. Row strides are in elements.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@
 
 namespace phi3 {
 
-inline constexpr std::int64_t kPageSize = 16;    // tokens per KV page
-inline constexpr std::int64_t kPanelRows = 16;   // weight rows per packed panel
+inline constexpr std::int64_t kPageSize = 16;   // tokens per KV page
+inline constexpr std::int64_t kPanelRows = 16;  // weight rows per packed panel
 inline constexpr std::int64_t kMaxHeadDim = 256;
 
 // Weight of n rows and k columns in ceil(n/16) panels, zero padded.
@@ -75,14 +76,14 @@ struct QkvRopeParams {
   DType dtype;
   const void* x;  // A [T, E]
   std::int64_t x_stride;
-  PackedWeight weight;             // (H + 2K) * D rows: q | k | v
-  const std::int32_t* positions;   // [T]
-  const std::int32_t* rope_sets;   // [T]
-  const float* rope_table;         // [S, max_pos, R/2, 2]: cos, sin
-  const std::int32_t* slots;       // [T] page * 16 + offset
-  void* k_pages;                   // A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
-  void* v_pages;                   // A [N, K, 16, D]
-  void* q_out;                     // A [T, H, D]
+  PackedWeight weight;            // (H + 2K) * D rows: q | k | v
+  const std::int32_t* positions;  // [T]
+  const std::int32_t* rope_sets;  // [T]
+  const float* rope_table;        // [S, max_pos, R/2, 2]: cos, sin
+  const std::int32_t* slots;      // [T] page * 16 + offset
+  void* k_pages;                  // A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
+  void* v_pages;                  // A [N, K, 16, D]
+  void* q_out;                    // A [T, H, D]
   std::int64_t num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
   std::int64_t num_pages, num_rope_sets, max_positions;
 };

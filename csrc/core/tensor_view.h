@@ -40,7 +40,8 @@ struct TensorView {
     return count;
   }
 
-  // True when dims [first_dim, rank) lie densely in row-major order. Sizes 0 and 1 match any stride.
+  // True when dims [first_dim, rank) lie densely in row-major order. Sizes 0 and 1 match any
+  // stride.
   bool is_contiguous_from(int first_dim) const {
     std::int64_t expected = 1;
     for (int dim = rank - 1; dim >= first_dim; --dim) {

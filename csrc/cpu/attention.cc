@@ -1,6 +1,6 @@
-// Paged attention. Keys are reduced in spans of 256 aligned at absolute key indices and the spans are merged in index
-// order, so a query's bits depend on itself, the keys it sees and its position: not on the chunk it came in, its
-// neighbours or the page ids.
+// Paged attention. Keys are reduced in spans of 256 aligned at absolute key indices and the spans
+// are merged in index order, so a query's bits depend on itself, the keys it sees and its position:
+// not on the chunk it came in, its neighbours or the page ids.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -15,7 +15,8 @@ namespace {
 
 constexpr int kSpanKeys = 256;
 constexpr int kSpanPages = kSpanKeys / kPageSize;
-constexpr int kQueryRows = 24;  // rows of a tile: (query, head of the group) pairs that share a kv head
+constexpr int kQueryRows =
+    24;  // rows of a tile: (query, head of the group) pairs that share a kv head
 
 void check_indices(const AttentionParams& params) {
   const std::int32_t* starts = params.query_starts;
@@ -23,25 +24,56 @@ void check_indices(const AttentionParams& params) {
   for (std::int64_t b = 0; b < params.num_sequences; ++b) {
     const std::int64_t q_len = std::int64_t{starts[b + 1]} - starts[b];
     const std::int64_t context_len = params.context_lens[b];
-    PHI3_CHECK(q_len >= 0, "attention: query_starts[", b + 1, "] is ", starts[b + 1],
-               ", expected at least ", starts[b]);
+    PHI3_CHECK(q_len >= 0,
+               "attention: query_starts[",
+               b + 1,
+               "] is ",
+               starts[b + 1],
+               ", expected at least ",
+               starts[b]);
     if (q_len == 0) continue;
-    PHI3_CHECK(context_len >= q_len, "attention: context_lens[", b, "] is ", context_len,
-               ", expected at least its ", q_len, " queries");
-    PHI3_CHECK(ceil_div(context_len, kPageSize) <= params.max_blocks, "attention: context_lens[", b,
-               "] is ", context_len, ", more than its ", params.max_blocks, " pages hold");
-    const std::int64_t first_end = context_len - q_len + 1;  // keys before the end of the first query's view
+    PHI3_CHECK(context_len >= q_len,
+               "attention: context_lens[",
+               b,
+               "] is ",
+               context_len,
+               ", expected at least its ",
+               q_len,
+               " queries");
+    PHI3_CHECK(ceil_div(context_len, kPageSize) <= params.max_blocks,
+               "attention: context_lens[",
+               b,
+               "] is ",
+               context_len,
+               ", more than its ",
+               params.max_blocks,
+               " pages hold");
+    const std::int64_t first_end =
+        context_len - q_len + 1;  // keys before the end of the first query's view
     const std::int64_t first_key =
         params.window > 0 ? std::max<std::int64_t>(0, first_end - params.window) : 0;
     const std::int32_t* pages = params.block_tables + b * params.block_table_stride;
     for (std::int64_t m = first_key / kPageSize; m * kPageSize < context_len; ++m) {
-      PHI3_CHECK(pages[m] >= 0 && pages[m] < params.num_pages, "attention: block_tables[", b, ", ",
-                 m, "] is ", pages[m], ", expected 0..", params.num_pages - 1);
+      PHI3_CHECK(pages[m] >= 0 && pages[m] < params.num_pages,
+                 "attention: block_tables[",
+                 b,
+                 ", ",
+                 m,
+                 "] is ",
+                 pages[m],
+                 ", expected 0..",
+                 params.num_pages - 1);
     }
   }
   const std::int32_t end = starts[params.num_sequences];
-  PHI3_CHECK(end == params.num_tokens, "attention: query_starts[", params.num_sequences, "] is ",
-             end, ", expected ", params.num_tokens, " (T)");
+  PHI3_CHECK(end == params.num_tokens,
+             "attention: query_starts[",
+             params.num_sequences,
+             "] is ",
+             end,
+             ", expected ",
+             params.num_tokens,
+             " (T)");
 }
 
 // The rows of one task and their running softmax state.
@@ -68,8 +100,7 @@ class QueryTile {
       const std::int64_t head = kv_head * group + (begin + r) % group;
       q_offsets_[r] = ((query_start + query) * params.num_heads + head) * params.head_dim;
       ends_[r] = params.context_lens[sequence] - q_len + query + 1;
-      firsts_[r] =
-          params.window > 0 ? std::max<std::int64_t>(0, ends_[r] - params.window) : 0;
+      firsts_[r] = params.window > 0 ? std::max<std::int64_t>(0, ends_[r] - params.window) : 0;
       has_span_[r] = false;
     }
   }
@@ -82,7 +113,9 @@ class QueryTile {
     }
     const auto store = params_.dtype == DType::kBFloat16 ? isa_.scale_to_bf16 : isa_.scale_to_f32;
     for (int r = 0; r < num_rows_; ++r) {
-      store(output_[r], 1.0F / sums_[r], offset(params_.out, params_.dtype, q_offsets_[r]),
+      store(output_[r],
+            1.0F / sums_[r],
+            offset(params_.out, params_.dtype, q_offsets_[r]),
             params_.head_dim);
     }
   }
@@ -141,8 +174,9 @@ class QueryTile {
     }
   }
 
-  // Rows share the keys that all of them see; what only some see is added row by row, before and after, so that each
-  // row's chain keeps the order of the keys and never touches one that the row may not see.
+  // Rows share the keys that all of them see; what only some see is added row by row, before and
+  // after, so that each row's chain keeps the order of the keys and never touches one that the row
+  // may not see.
   void weigh_values(int row, int row_end) {
     const int shared_lo = lo_[row_end - 1];
     const int shared_hi = hi_[row];
@@ -174,8 +208,8 @@ class QueryTile {
       has_span_[r] = true;
       maxima_[r] = span_max_[r];
       sums_[r] = span_sum_[r];
-      std::memcpy(output_[r], span_output_[r],
-                  static_cast<std::size_t>(params_.head_dim) * sizeof(float));
+      std::memcpy(
+          output_[r], span_output_[r], static_cast<std::size_t>(params_.head_dim) * sizeof(float));
       return;
     }
     const float max = std::max(maxima_[r], span_max_[r]);
@@ -220,7 +254,8 @@ void attention(const AttentionParams& params) {
   const Kernels& isa = kernels();
   const std::int64_t group = params.num_heads / params.num_kv_heads;
 
-  // tile_ends[b]: tiles of one kv head in sequences 0..b. Kept between calls, so that a step allocates nothing.
+  // tile_ends[b]: tiles of one kv head in sequences 0..b. Kept between calls, so that a step
+  // allocates nothing.
   thread_local std::vector<std::int64_t> tile_ends;
   tile_ends.clear();
   std::int64_t num_tiles = 0;

@@ -1,5 +1,6 @@
-// The CPU backend: one function per op, called by ops/ with checked params. Index values (token ids, pages, positions)
-// are checked here, before anything is written, because only the backend can read them.
+// The CPU backend: one function per op, called by ops/ with checked params. Index values (token
+// ids, pages, positions) are checked here, before anything is written, because only the backend can
+// read them.
 #pragma once
 
 #include "core/params.h"

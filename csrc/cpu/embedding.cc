@@ -29,7 +29,11 @@ void copy_row(const EmbeddingParams& params, std::int64_t id, float* out) {
 void embedding(const EmbeddingParams& params) {
   for (std::int64_t t = 0; t < params.num_tokens; ++t) {
     PHI3_CHECK(params.token_ids[t] >= 0 && params.token_ids[t] < params.vocab_size,
-               "embedding: token_ids[", t, "] is ", params.token_ids[t], ", expected 0..",
+               "embedding: token_ids[",
+               t,
+               "] is ",
+               params.token_ids[t],
+               ", expected 0..",
                params.vocab_size - 1);
   }
   dispatch_model_dtype(params.dtype, [&]<typename T>() {

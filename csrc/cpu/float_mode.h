@@ -9,8 +9,9 @@
 
 namespace phi3::cpu {
 
-// While it lives, the calling thread rounds to nearest and keeps subnormals, whatever mode the program has put it in
-// (torch.set_flush_denormal, libraries linked with crtfastm). Otherwise bits would depend on which thread ran a task.
+// While it lives, the calling thread rounds to nearest and keeps subnormals, whatever mode the
+// program has put it in (torch.set_flush_denormal, libraries linked with crtfastm). Otherwise bits
+// would depend on which thread ran a task.
 class DefaultFloatMode {
  public:
 #if defined(__x86_64__)

@@ -10,7 +10,8 @@
 
 namespace phi3::cpu {
 
-inline constexpr std::int64_t kBlockRows = 48;  // rows a task computes before its results are ended and stored
+inline constexpr std::int64_t kBlockRows =
+    48;  // rows a task computes before its results are ended and stored
 
 // Columns of one panel group.
 inline constexpr std::int64_t kGroupColumns = std::int64_t{kTilePanels} * kLanes;
@@ -50,14 +51,20 @@ class GemmBlock {
     for (std::int64_t group = 0; group < num_groups; ++group) {
       const std::int64_t begin = even_part(num_panels, num_groups, group);
       const std::int64_t end = even_part(num_panels, num_groups, group + 1);
-      run_group(x, x_stride, num_rows, weight, first_panel + begin, end - begin,
-                out + begin * kLanes, out_stride);
+      run_group(x,
+                x_stride,
+                num_rows,
+                weight,
+                first_panel + begin,
+                end - begin,
+                out + begin * kLanes,
+                out_stride);
     }
   }
 
  private:
-  // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache together. Blocks follow
-  // each other through exact float32 stores, so they do not change a bit.
+  // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
+  // together. Blocks follow each other through exact float32 stores, so they do not change a bit.
   static constexpr std::int64_t kBlockK = 2048;
 
   void run_group(const void* x,

@@ -8,14 +8,23 @@ namespace phi3::cpu {
 
 void head(const HeadParams& params) {
   for (std::int64_t i = 0; i < params.num_rows; ++i) {
-    PHI3_CHECK(params.rows[i] >= 0 && params.rows[i] < params.num_tokens, params.op, ": rows[", i,
-               "] is ", params.rows[i], ", expected 0..", params.num_tokens - 1);
+    PHI3_CHECK(params.rows[i] >= 0 && params.rows[i] < params.num_tokens,
+               params.op,
+               ": rows[",
+               i,
+               "] is ",
+               params.rows[i],
+               ", expected 0..",
+               params.num_tokens - 1);
   }
   const Kernels& isa = kernels();
   const auto normalize = params.dtype == DType::kBFloat16 ? isa.rms_norm_bf16 : isa.rms_norm_f32;
   parallel_for(params.num_rows, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t i) {
-    normalize(params.h + params.rows[i] * params.h_stride, params.norm_weight, params.eps,
-              offset(params.normed, params.dtype, i * params.hidden_size), params.hidden_size);
+    normalize(params.h + params.rows[i] * params.h_stride,
+              params.norm_weight,
+              params.eps,
+              offset(params.normed, params.dtype, i * params.hidden_size),
+              params.hidden_size);
   });
   linear({.dtype = params.dtype,
           .x = params.normed,

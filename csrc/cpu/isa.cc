@@ -39,8 +39,12 @@ const Kernels* find(std::string_view name, std::string_view setting) {
     available += available.empty() ? "" : ", ";
     available += candidate.kernels->name;
   }
-  fail(std::source_location::current(), setting, " is '", name,
-       "', which this build or CPU lacks; available: ", available);
+  fail(std::source_location::current(),
+       setting,
+       " is '",
+       name,
+       "', which this build or CPU lacks; available: ",
+       available);
 }
 
 const Kernels* choose() {
@@ -72,8 +76,6 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-void set_isa(std::string_view name) {
-  active.store(find(name, "isa"), std::memory_order_release);
-}
+void set_isa(std::string_view name) { active.store(find(name, "isa"), std::memory_order_release); }
 
 }  // namespace phi3::cpu

@@ -9,8 +9,8 @@
 
 namespace phi3::cpu {
 
-// The active table. At first the one PHI3SVC_CPU_ISA names, else the best this CPU runs. Throws Error when the
-// variable names an ISA that is unknown or that this CPU lacks.
+// The active table. At first the one PHI3SVC_CPU_ISA names, else the best this CPU runs. Throws
+// Error when the variable names an ISA that is unknown or that this CPU lacks.
 const Kernels& kernels();
 
 // ISAs that were compiled in and that this CPU runs, worst first.

@@ -25,7 +25,8 @@ void store_row(const Kernels& isa,
   } else if (params.accumulate) {
     isa.add_f32(static_cast<float*>(params.out) + at, values, num_columns);
   } else {
-    std::memcpy(static_cast<float*>(params.out) + at, values,
+    std::memcpy(static_cast<float*>(params.out) + at,
+                values,
                 static_cast<std::size_t>(num_columns) * sizeof(float));
   }
 }
@@ -47,11 +48,16 @@ void linear(const LinearParams& params) {
         std::min<std::int64_t>(kTilePanels, params.weight.num_panels - panel);
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride), params.x_stride, end - begin,
-         params.weight, panel, num_panels, values, kGroupColumns);
+    gemm(offset(params.x, params.dtype, begin * params.x_stride),
+         params.x_stride,
+         end - begin,
+         params.weight,
+         panel,
+         num_panels,
+         values,
+         kGroupColumns);
     const std::int64_t column = panel * kLanes;
-    const std::int64_t num_columns =
-        std::min(num_panels * kLanes, params.out_features - column);
+    const std::int64_t num_columns = std::min(num_panels * kLanes, params.out_features - column);
     for (std::int64_t row = begin; row < end; ++row) {
       store_row(isa, params, row, column, values + (row - begin) * kGroupColumns, num_columns);
     }

@@ -8,7 +8,8 @@
 namespace phi3::cpu {
 namespace {
 
-// act = silu(gate) · up. Panels alternate gate and up, so a group of panels holds whole pairs of 16 columns.
+// act = silu(gate) · up. Panels alternate gate and up, so a group of panels holds whole pairs of 16
+// columns.
 void gate_up(const MlpParams& params) {
   static_assert(kTilePanels % 2 == 0);
   constexpr std::int64_t kGroupAct = kGroupColumns / 2;
@@ -26,8 +27,14 @@ void gate_up(const MlpParams& params) {
         std::min<std::int64_t>(kTilePanels, params.gate_up.num_panels - panel);
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride), params.x_stride, end - begin,
-         params.gate_up, panel, num_panels, values, kGroupColumns);
+    gemm(offset(params.x, params.dtype, begin * params.x_stride),
+         params.x_stride,
+         end - begin,
+         params.gate_up,
+         panel,
+         num_panels,
+         values,
+         kGroupColumns);
     for (std::int64_t row = begin; row < end; ++row) {
       for (std::int64_t pair = 0; pair < num_panels / 2; ++pair) {
         float* gate = values + (row - begin) * kGroupColumns + pair * 2 * kLanes;

@@ -34,7 +34,9 @@ void pack_typed(const PackParams& params) {
   parallel_for(num_panels, tasks_worth_a_thread(panel_elements), [&](std::int64_t panel) {
     const std::int64_t first = panel / num_matrices * kPanelRows;
     const std::int64_t matrix = panel % num_matrices;
-    pack_panel(params, matrix * rows + first, std::min(kPanelRows, rows - first),
+    pack_panel(params,
+               matrix * rows + first,
+               std::min(kPanelRows, rows - first),
                static_cast<T*>(params.out) + panel * panel_elements);
   });
 }

@@ -17,8 +17,8 @@
 namespace phi3::cpu {
 namespace {
 
-// Long enough to bridge the gap between two ops of one step (some tens of microseconds), short enough that an idle or
-// an oversubscribed machine soon has its CPU back.
+// Long enough to bridge the gap between two ops of one step (some tens of microseconds), short
+// enough that an idle or an oversubscribed machine soon has its CPU back.
 constexpr int kSpins = 2000;
 
 inline void relax() {
@@ -78,8 +78,8 @@ class Pool {
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     take(0);
-    // Nothing is left to start. A worker that has not joined yet is not waited for: on a busy machine it may take the
-    // kernel milliseconds to run it.
+    // Nothing is left to start. A worker that has not joined yet is not waited for: on a busy
+    // machine it may take the kernel milliseconds to run it.
     std::uint32_t members = members_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
     while (members != kClosed) {
       wait_while(members_, members);
@@ -110,8 +110,8 @@ class Pool {
   bool join() {
     std::uint32_t members = members_.load(std::memory_order_relaxed);
     while ((members & kClosed) == 0) {
-      if (members_.compare_exchange_weak(members, members + 1, std::memory_order_acq_rel,
-                                         std::memory_order_relaxed)) {
+      if (members_.compare_exchange_weak(
+              members, members + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
         return true;
       }
     }
@@ -135,8 +135,9 @@ class Pool {
   }
 
   std::vector<Share> shares_;
-  std::atomic<std::uint32_t> epoch_{0};          // grows with every job; workers sleep on it
-  std::atomic<std::uint32_t> members_{kClosed};  // workers inside the job; kClosed: no more may join
+  std::atomic<std::uint32_t> epoch_{0};  // grows with every job; workers sleep on it
+  std::atomic<std::uint32_t> members_{
+      kClosed};  // workers inside the job; kClosed: no more may join
   std::atomic<bool> stopping_{false};
 
   // The job.
@@ -223,8 +224,8 @@ int num_threads() {
 }
 
 void set_num_threads(int count) {
-  PHI3_CHECK(count >= 1 && count <= kMaxThreads, "num_threads is ", count, ", expected 1..",
-             kMaxThreads);
+  PHI3_CHECK(
+      count >= 1 && count <= kMaxThreads, "num_threads is ", count, ", expected 1..", kMaxThreads);
   // Takes effect with the next op, whose owner rebuilds the pool.
   wanted_threads.store(count, std::memory_order_release);
 }

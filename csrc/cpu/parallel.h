@@ -17,18 +17,24 @@ void set_num_threads(int num_threads);
 
 namespace detail {
 using TaskFn = void (*)(const void* context, std::int64_t task);
-void run_tasks(std::int64_t num_tasks, std::int64_t min_tasks_per_thread, TaskFn fn, const void* context);
+void run_tasks(std::int64_t num_tasks,
+               std::int64_t min_tasks_per_thread,
+               TaskFn fn,
+               const void* context);
 }  // namespace detail
 
-// Runs task(0) .. task(num_tasks - 1), in any order and on any thread, and returns when all are done.
+// Runs task(0) .. task(num_tasks - 1), in any order and on any thread, and returns when all are
+// done.
 //
-// Each thread starts with its own contiguous range and then helps the others. A thread is woken only for
-// `min_tasks_per_thread` tasks or more: waking costs a few microseconds. Nested and concurrent calls are allowed (they
-// run on the calling thread alone). The first exception of a task is rethrown here once the others have stopped.
+// Each thread starts with its own contiguous range and then helps the others. A thread is woken
+// only for `min_tasks_per_thread` tasks or more: waking costs a few microseconds. Nested and
+// concurrent calls are allowed (they run on the calling thread alone). The first exception of a
+// task is rethrown here once the others have stopped.
 template <typename Task>
 void parallel_for(std::int64_t num_tasks, std::int64_t min_tasks_per_thread, const Task& task) {
   detail::run_tasks(
-      num_tasks, min_tasks_per_thread,
+      num_tasks,
+      min_tasks_per_thread,
       [](const void* context, std::int64_t idx) { (*static_cast<const Task*>(context))(idx); },
       std::addressof(task));
 }

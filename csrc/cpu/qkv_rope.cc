@@ -12,13 +12,25 @@ namespace {
 void check_indices(const QkvRopeParams& params) {
   for (std::int64_t t = 0; t < params.num_tokens; ++t) {
     PHI3_CHECK(params.positions[t] >= 0 && params.positions[t] < params.max_positions,
-               "qkv_rope: positions[", t, "] is ", params.positions[t], ", expected 0..",
+               "qkv_rope: positions[",
+               t,
+               "] is ",
+               params.positions[t],
+               ", expected 0..",
                params.max_positions - 1);
     PHI3_CHECK(params.rope_sets[t] >= 0 && params.rope_sets[t] < params.num_rope_sets,
-               "qkv_rope: rope_sets[", t, "] is ", params.rope_sets[t], ", expected 0..",
+               "qkv_rope: rope_sets[",
+               t,
+               "] is ",
+               params.rope_sets[t],
+               ", expected 0..",
                params.num_rope_sets - 1);
     PHI3_CHECK(params.slots[t] >= 0 && params.slots[t] < params.num_pages * kPageSize,
-               "qkv_rope: slots[", t, "] is ", params.slots[t], ", expected 0..",
+               "qkv_rope: slots[",
+               t,
+               "] is ",
+               params.slots[t],
+               ", expected 0..",
                params.num_pages * kPageSize - 1);
   }
 }
@@ -64,8 +76,7 @@ void write_head(const QkvRopeParams& params, std::int64_t t, std::int64_t head_i
     write_dense(head, q_out + (t * params.num_heads + head_idx) * head_dim, head_dim);
     return;
   }
-  const std::int64_t kv_head =
-      head_idx - params.num_heads - (is_value ? params.num_kv_heads : 0);
+  const std::int64_t kv_head = head_idx - params.num_heads - (is_value ? params.num_kv_heads : 0);
   const std::int64_t page = params.slots[t] / kPageSize;
   const std::int64_t key = params.slots[t] % kPageSize;
   const std::int64_t at = (page * params.num_kv_heads + kv_head) * kPageSize * head_dim;
@@ -92,8 +103,14 @@ void qkv_rope(const QkvRopeParams& params) {
     const std::int64_t head_idx = task / num_blocks;
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride), params.x_stride, end - begin,
-         params.weight, head_idx * num_panels, num_panels, heads, params.head_dim);
+    gemm(offset(params.x, params.dtype, begin * params.x_stride),
+         params.x_stride,
+         end - begin,
+         params.weight,
+         head_idx * num_panels,
+         num_panels,
+         heads,
+         params.head_dim);
     dispatch_model_dtype(params.dtype, [&]<typename T>() {
       for (std::int64_t t = begin; t < end; ++t) {
         write_head<T>(params, t, head_idx, heads + (t - begin) * params.head_dim);

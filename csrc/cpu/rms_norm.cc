@@ -9,8 +9,11 @@ void rms_norm(const RmsNormParams& params) {
   const Kernels& isa = kernels();
   const auto normalize = params.dtype == DType::kBFloat16 ? isa.rms_norm_bf16 : isa.rms_norm_f32;
   parallel_for(params.num_tokens, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t t) {
-    normalize(params.h + t * params.h_stride, params.weight, params.eps,
-              offset(params.out, params.dtype, t * params.out_stride), params.hidden_size);
+    normalize(params.h + t * params.h_stride,
+              params.weight,
+              params.eps,
+              offset(params.out, params.dtype, t * params.out_stride),
+              params.hidden_size);
   });
 }
 

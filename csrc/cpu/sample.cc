@@ -1,4 +1,5 @@
-// Sampling without state: the token of a row is a function of its logits, its settings and (seed, sequence, position).
+// Sampling without state: the token of a row is a function of its logits, its settings and (seed,
+// sequence, position).
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -18,15 +19,34 @@ namespace {
 void check_settings(const SampleParams& params) {
   for (std::int64_t i = 0; i < params.num_rows; ++i) {
     PHI3_CHECK(std::isfinite(params.temperature[i]) && params.temperature[i] >= 0,
-               "sample: temperature[", i, "] is ", params.temperature[i],
+               "sample: temperature[",
+               i,
+               "] is ",
+               params.temperature[i],
                ", expected a finite number of at least 0");
-    PHI3_CHECK(params.top_k[i] >= 0, "sample: top_k[", i, "] is ", params.top_k[i],
+    PHI3_CHECK(params.top_k[i] >= 0,
+               "sample: top_k[",
+               i,
+               "] is ",
+               params.top_k[i],
                ", expected at least 0");
-    PHI3_CHECK(params.top_p[i] > 0 && params.top_p[i] <= 1, "sample: top_p[", i, "] is ",
-               params.top_p[i], ", expected more than 0 and at most 1");
-    PHI3_CHECK(params.sequence_indices[i] >= 0, "sample: sequence_indices[", i, "] is ",
-               params.sequence_indices[i], ", expected at least 0");
-    PHI3_CHECK(params.positions[i] >= 0, "sample: positions[", i, "] is ", params.positions[i],
+    PHI3_CHECK(params.top_p[i] > 0 && params.top_p[i] <= 1,
+               "sample: top_p[",
+               i,
+               "] is ",
+               params.top_p[i],
+               ", expected more than 0 and at most 1");
+    PHI3_CHECK(params.sequence_indices[i] >= 0,
+               "sample: sequence_indices[",
+               i,
+               "] is ",
+               params.sequence_indices[i],
+               ", expected at least 0");
+    PHI3_CHECK(params.positions[i] >= 0,
+               "sample: positions[",
+               i,
+               "] is ",
+               params.positions[i],
                ", expected at least 0");
   }
 }
@@ -35,7 +55,9 @@ void check_settings(const SampleParams& params) {
 double uniform(const SampleParams& params, std::int64_t row) {
   const auto seed = static_cast<std::uint64_t>(params.seeds[row]);
   const PhiloxCounter counter = {static_cast<std::uint32_t>(params.positions[row]),
-                                 static_cast<std::uint32_t>(params.sequence_indices[row]), 0, 0};
+                                 static_cast<std::uint32_t>(params.sequence_indices[row]),
+                                 0,
+                                 0};
   const PhiloxKey key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
   return static_cast<double>(philox(counter, key)[0] >> 8) * 0x1p-24;
 }
@@ -75,16 +97,17 @@ void keep_top_k(Scratch& scratch, const float* logits, std::int64_t k) {
   for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = logits[i] < kth ? 0 : weights[i];
 }
 
-// Keeps the smallest set of most likely tokens whose weight reaches p of the total: a token stays when those before it
-// weigh less than that. Among equal weights the lower index is the likelier. At least one stays.
+// Keeps the smallest set of most likely tokens whose weight reaches p of the total: a token stays
+// when those before it weigh less than that. Among equal weights the lower index is the likelier.
+// At least one stays.
 void keep_top_p(Scratch& scratch, float p) {
   if (p >= 1) return;
   std::vector<float>& weights = scratch.weights;
   auto& candidates = scratch.candidates;
   const double total = sum(weights.data(), weights.size());
   const double limit = double{p} * total;
-  // Lighter tokens cannot stay: all of them together weigh less than what may be dropped. Half of it, so that no
-  // rounding matters.
+  // Lighter tokens cannot stay: all of them together weigh less than what may be dropped. Half of
+  // it, so that no rounding matters.
   const double lightest = 0.5 * (total - limit) / static_cast<double>(weights.size());
   candidates.clear();
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -181,7 +204,8 @@ void sample(const SampleParams& params) {
   check_settings(params);
   const Kernels& isa = kernels();
   constexpr std::int64_t kCostPerLogit = 8;
-  parallel_for(params.num_rows, tasks_worth_a_thread(params.vocab_size * kCostPerLogit),
+  parallel_for(params.num_rows,
+               tasks_worth_a_thread(params.vocab_size * kCostPerLogit),
                [&](std::int64_t row) { sample_row(isa, params, row); });
 }
 

@@ -1,4 +1,5 @@
-// The CUDA backend as ops/ sees it; includes no CUDA header. A build without CUDA links no_cuda.cc instead.
+// The CUDA backend as ops/ sees it; includes no CUDA header. A build without CUDA links no_cuda.cc
+// instead.
 #pragma once
 
 #include "core/params.h"

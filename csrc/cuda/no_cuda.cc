@@ -6,7 +6,8 @@ namespace phi3::cuda {
 namespace {
 
 [[noreturn]] void absent(const char* op) {
-  throw Error(std::string(op) + ": a tensor is on a CUDA device, but phi3svc was built without CUDA");
+  throw Error(std::string(op) +
+              ": a tensor is on a CUDA device, but phi3svc was built without CUDA");
 }
 
 }  // namespace

@@ -32,10 +32,13 @@ void attention(const TensorView& q,
   matcher.match("query_starts", query_starts, DType::kInt32, {&starts});
   Dim width("H D", dims.heads.value() * dims.head_dim.value());
   matcher.match("out", out, dtype, {&tokens, &width});
-  matcher.check(window >= 0, std::source_location::current(), "window is ", window,
-                ", expected at least 0");
-  matcher.check(std::isfinite(scale) && scale > 0, std::source_location::current(), "scale is ",
-                scale, ", expected a finite positive number");
+  matcher.check(
+      window >= 0, std::source_location::current(), "window is ", window, ", expected at least 0");
+  matcher.check(std::isfinite(scale) && scale > 0,
+                std::source_location::current(),
+                "scale is ",
+                scale,
+                ", expected a finite positive number");
   run_on(matcher.device(),
          AttentionParams{.dtype = dtype,
                          .q = q.data,
@@ -55,7 +58,8 @@ void attention(const TensorView& q,
                          .num_pages = dims.pages.value(),
                          .window = window,
                          .scale = scale},
-         cpu::attention, cuda::attention);
+         cpu::attention,
+         cuda::attention);
 }
 
 }  // namespace phi3::ops

@@ -6,20 +6,22 @@
 
 namespace phi3::ops {
 
-// out = softmax(scale · q Kᵀ) V over the visible keys of each query's sequence; causal, grouped heads, paged.
+// out = softmax(scale · q Kᵀ) V over the visible keys of each query's sequence; causal, grouped
+// heads, paged.
 //
-// Query i of sequence b sits at pos = context_lens[b] - q_len + i, q_len = query_starts[b+1] - query_starts[b]; it sees
-// key j iff j <= pos and (window == 0 or j > pos - window). Keys it does not see are never read into a sum: they may
-// hold NaN. The bits of a row depend on its query, the keys and values it sees and its position alone.
+// Query i of sequence b sits at pos = context_lens[b] - q_len + i, q_len = query_starts[b+1] -
+// query_starts[b]; it sees key j iff j <= pos and (window == 0 or j > pos - window). Keys it does
+// not see are never read into a sum: they may hold NaN. The bits of a row depend on its query, the
+// keys and values it sees and its position alone.
 //
 // q:            A [T, H, D]
 // k_pages:      A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
 // v_pages:      A [N, K, 16, D]
-// block_tables: int32 [B, M], page ids; read only for pages that a query of this call sees. Rows may be strided
-// query_starts: int32 [B + 1], from 0 to T, ascending; a sequence may have no queries
-// context_lens: int32 [B], keys of the sequence including those of this call
-// out:          A [T, H·D], no overlap with q
-// Throws Error on a mismatch or an index out of range; then nothing is written.
+// block_tables: int32 [B, M], page ids; read only for pages that a query of this call sees. Rows
+// may be strided query_starts: int32 [B + 1], from 0 to T, ascending; a sequence may have no
+// queries context_lens: int32 [B], keys of the sequence including those of this call out: A [T,
+// H·D], no overlap with q Throws Error on a mismatch or an index out of range; then nothing is
+// written.
 void attention(const TensorView& q,
                const TensorView& k_pages,
                const TensorView& v_pages,

@@ -14,7 +14,10 @@ void embedding(const TensorView& token_ids,
                std::int64_t vocab_size) {
   Matcher matcher("embedding");
   const DType dtype = matcher.model_dtype("table", table);
-  matcher.check(vocab_size > 0, std::source_location::current(), "vocab_size is ", vocab_size,
+  matcher.check(vocab_size > 0,
+                std::source_location::current(),
+                "vocab_size is ",
+                vocab_size,
                 ", expected at least 1");
   Dim tokens("T");
   Dim hidden("E");
@@ -37,7 +40,8 @@ void embedding(const TensorView& token_ids,
                          .num_tokens = tokens.value(),
                          .hidden_size = hidden.value(),
                          .vocab_size = vocab_size},
-         cpu::embedding, cuda::embedding);
+         cpu::embedding,
+         cuda::embedding);
 }
 
 }  // namespace phi3::ops

@@ -38,7 +38,9 @@ void head(const char* op, HeadArguments args) {
   const PackedWeight packed =
       match_packed(matcher, "weight", args.weight, dtype, args.classes, hidden);
   if (args.bias) matcher.match("bias", *args.bias, dtype, {&args.classes});
-  matcher.check(std::isfinite(args.eps) && args.eps >= 0, std::source_location::current(), "eps is ",
+  matcher.check(std::isfinite(args.eps) && args.eps >= 0,
+                std::source_location::current(),
+                "eps is ",
                 args.eps,
                 ", expected a finite number of at least 0");
   run_on(matcher.device(),
@@ -57,7 +59,8 @@ void head(const char* op, HeadArguments args) {
                     .out_features = args.classes.value(),
                     .eps = args.eps,
                     .op = op},
-         cpu::head, cuda::head);
+         cpu::head,
+         cuda::head);
 }
 
 }  // namespace
@@ -69,16 +72,17 @@ void lm_head(const TensorView& h,
              const TensorView& normed,
              const TensorView& logits,
              float eps) {
-  head("lm_head", {.h = h,
-                   .rows = rows,
-                   .norm_weight = norm_weight,
-                   .weight = weight,
-                   .bias = std::nullopt,
-                   .normed = normed,
-                   .out = logits,
-                   .out_name = "logits",
-                   .classes = Dim("V"),
-                   .eps = eps});
+  head("lm_head",
+       {.h = h,
+        .rows = rows,
+        .norm_weight = norm_weight,
+        .weight = weight,
+        .bias = std::nullopt,
+        .normed = normed,
+        .out = logits,
+        .out_name = "logits",
+        .classes = Dim("V"),
+        .eps = eps});
 }
 
 void classify_head(const TensorView& h,
@@ -89,16 +93,17 @@ void classify_head(const TensorView& h,
                    const TensorView& normed,
                    const TensorView& scores,
                    float eps) {
-  head("classify_head", {.h = h,
-                         .rows = rows,
-                         .norm_weight = norm_weight,
-                         .weight = weight,
-                         .bias = bias,
-                         .normed = normed,
-                         .out = scores,
-                         .out_name = "scores",
-                         .classes = Dim("C"),
-                         .eps = eps});
+  head("classify_head",
+       {.h = h,
+        .rows = rows,
+        .norm_weight = norm_weight,
+        .weight = weight,
+        .bias = bias,
+        .normed = normed,
+        .out = scores,
+        .out_name = "scores",
+        .classes = Dim("C"),
+        .eps = eps});
 }
 
 }  // namespace phi3::ops

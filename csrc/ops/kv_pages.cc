@@ -9,25 +9,33 @@ void match_kv_pages(Matcher& matcher,
                     AttentionDims& dims,
                     std::source_location where) {
   const std::int64_t head_dim = dims.head_dim.value();
-  matcher.check(head_dim > 0 && head_dim % kPanelRows == 0 && head_dim <= kMaxHeadDim, where,
-                "head dim (D) is ", head_dim, ", expected a multiple of ", kPanelRows,
-                " of at most ", kMaxHeadDim);
+  matcher.check(head_dim > 0 && head_dim % kPanelRows == 0 && head_dim <= kMaxHeadDim,
+                where,
+                "head dim (D) is ",
+                head_dim,
+                ", expected a multiple of ",
+                kPanelRows,
+                " of at most ",
+                kMaxHeadDim);
   Dim keys("page size", kPageSize);
-  matcher.match("v_pages", v_pages, dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim},
-                where);
+  matcher.match(
+      "v_pages", v_pages, dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim}, where);
   if (dtype == DType::kBFloat16) {
     Dim pairs("D/2", head_dim / 2);
     Dim pair("pair", 2);
-    matcher.match("k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &pairs, &keys, &pair},
-                  where);
+    matcher.match(
+        "k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &pairs, &keys, &pair}, where);
   } else {
-    matcher.match("k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &dims.head_dim, &keys},
-                  where);
+    matcher.match(
+        "k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &dims.head_dim, &keys}, where);
   }
   matcher.check(dims.kv_heads.value() > 0 && dims.heads.value() > 0 &&
                     dims.heads.value() % dims.kv_heads.value() == 0,
-                where, "query heads (H) are ", dims.heads.value(),
-                ", expected a multiple of the kv heads (K), ", dims.kv_heads.value());
+                where,
+                "query heads (H) are ",
+                dims.heads.value(),
+                ", expected a multiple of the kv heads (K), ",
+                dims.kv_heads.value());
 }
 
 }  // namespace phi3

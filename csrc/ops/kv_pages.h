@@ -14,8 +14,8 @@ struct AttentionDims {
   Dim pages{"N"};
 };
 
-// k_pages: float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]; v_pages: [N, K, 16, D]. Also: K divides H, 16
-// divides D, D <= kMaxHeadDim.
+// k_pages: float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]; v_pages: [N, K, 16, D]. Also: K
+// divides H, 16 divides D, D <= kMaxHeadDim.
 void match_kv_pages(Matcher& matcher,
                     const TensorView& k_pages,
                     const TensorView& v_pages,

@@ -20,8 +20,11 @@ void linear(const TensorView& x,
   Dim n("n");
   matcher.match_rows("x", x, dtype, {&tokens, &k});
   const bool out_is_f32 = out.dtype == DType::kFloat32;
-  matcher.check(!accumulate || out_is_f32, std::source_location::current(), "out is ",
-                dtype_name(out.dtype), ", expected float32 with accumulate");
+  matcher.check(!accumulate || out_is_f32,
+                std::source_location::current(),
+                "out is ",
+                dtype_name(out.dtype),
+                ", expected float32 with accumulate");
   matcher.match_out_rows("out", out, out_is_f32 ? DType::kFloat32 : dtype, {&tokens, &n});
   const PackedWeight packed = match_packed(matcher, "weight", weight, dtype, n, k);
   if (bias) matcher.match("bias", *bias, dtype, {&n});
@@ -37,7 +40,8 @@ void linear(const TensorView& x,
                       .accumulate = accumulate,
                       .num_tokens = tokens.value(),
                       .out_features = n.value()},
-         cpu::linear, cuda::linear);
+         cpu::linear,
+         cuda::linear);
 }
 
 }  // namespace phi3::ops

@@ -6,8 +6,8 @@
 
 namespace phi3::ops {
 
-// out = x Wᵀ (+ bias), or out += x Wᵀ (+ bias) with `accumulate`. Each element is one float32 chain over k in index
-// order, so its bits do not depend on T or on the other rows.
+// out = x Wᵀ (+ bias), or out += x Wᵀ (+ bias) with `accumulate`. Each element is one float32 chain
+// over k in index order, so its bits do not depend on T or on the other rows.
 //
 // x:      A [T, k], rows may be strided
 // weight: packed A, n rows (pack_linear)

@@ -38,7 +38,8 @@ void mlp(const TensorView& x,
                    .num_tokens = tokens.value(),
                    .hidden_size = hidden.value(),
                    .mlp_width = width.value()},
-         cpu::mlp, cuda::mlp);
+         cpu::mlp,
+         cuda::mlp);
 }
 
 }  // namespace phi3::ops

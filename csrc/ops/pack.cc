@@ -23,7 +23,10 @@ void pack(Matcher& matcher,
   matcher.check(rows.value() > 0, where, "weight has no rows");
   Dim packed_rows = rows;
   if (is_gate_up) {
-    matcher.check(rows.value() % 2 == 0, where, "weight dim 0 (2F) is ", rows.value(),
+    matcher.check(rows.value() % 2 == 0,
+                  where,
+                  "weight dim 0 (2F) is ",
+                  rows.value(),
                   ", expected an even number");
     const std::int64_t half = (rows.value() / 2 + kPanelRows - 1) / kPanelRows * kPanelRows;
     packed_rows = Dim("packed rows", 2 * half);
@@ -37,7 +40,8 @@ void pack(Matcher& matcher,
                     .num_rows = rows.value(),
                     .in_features = k.value(),
                     .is_gate_up = is_gate_up},
-         cpu::pack, cuda::pack);
+         cpu::pack,
+         cuda::pack);
 }
 
 }  // namespace

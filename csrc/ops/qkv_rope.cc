@@ -29,17 +29,20 @@ void qkv_rope(const TensorView& x,
   matcher.match_rows("x", x, dtype, {&tokens, &hidden});
   matcher.match("positions", positions, DType::kInt32, {&tokens});
   matcher.match("rope_sets", rope_sets, DType::kInt32, {&tokens});
-  matcher.match("rope_table", rope_table, DType::kFloat32,
-                {&sets, &max_positions, &half_rotary, &pair});
+  matcher.match(
+      "rope_table", rope_table, DType::kFloat32, {&sets, &max_positions, &half_rotary, &pair});
   matcher.match("slots", slots, DType::kInt32, {&tokens});
   matcher.match("q_out", q_out, dtype, {&tokens, &dims.heads, &dims.head_dim});
   match_kv_pages(matcher, k_pages, v_pages, dtype, dims);
   const std::int64_t rotary_dim = 2 * half_rotary.value();
-  matcher.check(rotary_dim <= dims.head_dim.value(), std::source_location::current(),
-                "rotary dim (R) is ", rotary_dim, ", expected at most the head dim, ",
+  matcher.check(rotary_dim <= dims.head_dim.value(),
+                std::source_location::current(),
+                "rotary dim (R) is ",
+                rotary_dim,
+                ", expected at most the head dim, ",
                 dims.head_dim.value());
-  const Dim rows("(H + 2K) D", (dims.heads.value() + 2 * dims.kv_heads.value()) *
-                                   dims.head_dim.value());
+  const Dim rows("(H + 2K) D",
+                 (dims.heads.value() + 2 * dims.kv_heads.value()) * dims.head_dim.value());
   const PackedWeight packed = match_packed(matcher, "weight", weight, dtype, rows, hidden);
   run_on(matcher.device(),
          QkvRopeParams{.dtype = dtype,
@@ -61,7 +64,8 @@ void qkv_rope(const TensorView& x,
                        .num_pages = dims.pages.value(),
                        .num_rope_sets = sets.value(),
                        .max_positions = max_positions.value()},
-         cpu::qkv_rope, cuda::qkv_rope);
+         cpu::qkv_rope,
+         cuda::qkv_rope);
 }
 
 }  // namespace phi3::ops

@@ -7,7 +7,8 @@ namespace phi3::ops {
 // [q|k|v] = x Wᵀ; q and k rotated; q into q_out, k and v into their KV page slots.
 //
 // Rotation of the first R dims of a head, in float32: dims i and i + R/2 become
-//   a·cos - b·sin  and  b·cos + a·sin,  with (cos, sin) = rope_table[rope_sets[t]][positions[t]][i].
+//   a·cos - b·sin  and  b·cos + a·sin,  with (cos, sin) =
+//   rope_table[rope_sets[t]][positions[t]][i].
 //
 // x:          A [T, E], rows may be strided
 // weight:     packed A, (H + 2K)·D rows: q heads, k heads, v heads
@@ -15,10 +16,9 @@ namespace phi3::ops {
 // rope_sets:  int32 [T] in 0..S-1
 // rope_table: float32 [S, max_pos, R/2, 2], the attention factor folded in; R <= D
 // slots:      int32 [T], page · 16 + offset, distinct
-// k_pages:    A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]: each page a packed panel of 16 keys
-// v_pages:    A [N, K, 16, D]
-// q_out:      A [T, H, D];  H a multiple of K, D a multiple of 16 and at most 256
-// Throws Error on a mismatch or an index out of range; then nothing is written.
+// k_pages:    A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]: each page a packed panel of
+// 16 keys v_pages:    A [N, K, 16, D] q_out:      A [T, H, D];  H a multiple of K, D a multiple of
+// 16 and at most 256 Throws Error on a mismatch or an index out of range; then nothing is written.
 void qkv_rope(const TensorView& x,
               const TensorView& weight,
               const TensorView& positions,

@@ -17,7 +17,10 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
   matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
   matcher.match("weight", weight, dtype, {&hidden});
   matcher.match_out_rows("out", out, dtype, {&tokens, &hidden});
-  matcher.check(std::isfinite(eps) && eps >= 0, std::source_location::current(), "eps is ", eps,
+  matcher.check(std::isfinite(eps) && eps >= 0,
+                std::source_location::current(),
+                "eps is ",
+                eps,
                 ", expected a finite number of at least 0");
   run_on(matcher.device(),
          RmsNormParams{.dtype = dtype,
@@ -29,7 +32,8 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
                        .num_tokens = tokens.value(),
                        .hidden_size = hidden.value(),
                        .eps = eps},
-         cpu::rms_norm, cuda::rms_norm);
+         cpu::rms_norm,
+         cuda::rms_norm);
 }
 
 }  // namespace phi3::ops

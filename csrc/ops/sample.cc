@@ -31,8 +31,11 @@ void sample(const TensorView& logits,
   matcher.match("out_ids", out_ids, DType::kInt32, {&rows});
   matcher.match("out_logprobs", out_logprobs, DType::kFloat32, {&rows});
   matcher.check(vocab.value() > 0 && vocab.value() <= std::numeric_limits<std::int32_t>::max(),
-                std::source_location::current(), "logits dim 1 (V) is ", vocab.value(),
-                ", expected 1..", std::numeric_limits<std::int32_t>::max());
+                std::source_location::current(),
+                "logits dim 1 (V) is ",
+                vocab.value(),
+                ", expected 1..",
+                std::numeric_limits<std::int32_t>::max());
   run_on(matcher.device(),
          SampleParams{.logits = logits.as<const float>(),
                       .logits_stride = logits.stride(0),
@@ -46,7 +49,8 @@ void sample(const TensorView& logits,
                       .out_logprobs = out_logprobs.as<float>(),
                       .num_rows = rows.value(),
                       .vocab_size = vocab.value()},
-         cpu::sample, cuda::sample);
+         cpu::sample,
+         cuda::sample);
 }
 
 }  // namespace phi3::ops

@@ -4,14 +4,17 @@
 
 namespace phi3::ops {
 
-// One token per row, and its log-probability under the raw logits (temperature and filters not applied).
+// One token per row, and its log-probability under the raw logits (temperature and filters not
+// applied).
 //
-// temperature 0: the largest logit, the lowest index among equals. Otherwise, in the order of Hugging Face: divide by
-// the temperature; keep the top_k largest and what equals the last of them; keep the smallest set of likeliest tokens
-// that weighs at least top_p; draw with u from Philox4x32-10 keyed by the seed at counter (position, sequence index),
-// walking the kept tokens in index order. No state: equal arguments give the equal token.
+// temperature 0: the largest logit, the lowest index among equals. Otherwise, in the order of
+// Hugging Face: divide by the temperature; keep the top_k largest and what equals the last of them;
+// keep the smallest set of likeliest tokens that weighs at least top_p; draw with u from
+// Philox4x32-10 keyed by the seed at counter (position, sequence index), walking the kept tokens in
+// index order. No state: equal arguments give the equal token.
 //
-// A row with a NaN or +inf logit, or with nothing above -inf, gets id -1 and log-probability NaN; others are unaffected.
+// A row with a NaN or +inf logit, or with nothing above -inf, gets id -1 and log-probability NaN;
+// others are unaffected.
 //
 // logits:                      float32 [n, V], rows may be strided
 // temperature, top_p:          float32 [n]; temperature >= 0, 0 < top_p <= 1 (1: off)

@@ -1,18 +1,20 @@
-// GEMM tile: outer products of activation rows with packed weight panels, accumulators in registers.
+// GEMM tile: outer products of activation rows with packed weight panels, accumulators in
+// registers.
 //
-// Each output element is one chain of multiply-adds over k in index order, so its bits depend on its row and its
-// weights alone: not on the tile it was computed in.
+// Each output element is one chain of multiply-adds over k in index order, so its bits depend on
+// its row and its weights alone: not on the tile it was computed in.
 #include "cpu/kernels/functions.h"
 #include "cpu/kernels/vec.h"
 
 namespace phi3::cpu::PHI3_ISA {
 namespace {
 
-// Bytes ahead of the weight stream; covers the latency of memory when a panel is read for the first time.
+// Bytes ahead of the weight stream; covers the latency of memory when a panel is read for the first
+// time.
 constexpr std::int64_t kPrefetchBytes = 1024;
 
-// The same number, but not to the compiler: it loads again what it would otherwise keep in registers that the
-// accumulators need.
+// The same number, but not to the compiler: it loads again what it would otherwise keep in
+// registers that the accumulators need.
 inline std::int64_t opaque(std::int64_t value) {
   asm("" : "+r"(value));
   return value;

@@ -1,10 +1,12 @@
 // The per-ISA inner kernels as a table of function pointers.
 //
-// This header and everything in this folder is compiled once per ISA, so it must not use std containers, algorithms or
-// any inline function with external linkage: an AVX-512 copy of a weak symbol could win at link time for every caller.
+// This header and everything in this folder is compiled once per ISA, so it must not use std
+// containers, algorithms or any inline function with external linkage: an AVX-512 copy of a weak
+// symbol could win at link time for every caller.
 //
-// All kernels agree on one arithmetic over 16 virtual lanes: every output element is one chain of multiply-adds in index
-// order, every sum one fixed tree. avx2 and avx512 give equal bits; portable multiplies and adds in two roundings.
+// All kernels agree on one arithmetic over 16 virtual lanes: every output element is one chain of
+// multiply-adds in index order, every sum one fixed tree. avx2 and avx512 give equal bits; portable
+// multiplies and adds in two roundings.
 #pragma once
 
 #include <cstdint>
@@ -45,8 +47,9 @@ struct Kernels {
   void (*gemm_f32)(const GemmTile&);
   void (*gemm_bf16)(const GemmTile&);
 
-  // Scores of one row of a span, keys first..last visible. Scales, then turns them in place into exp(s - max); the rest
-  // of the 16-key groups touched becomes 0. Returns max and the sum of the weights.
+  // Scores of one row of a span, keys first..last visible. Scales, then turns them in place into
+  // exp(s - max); the rest of the 16-key groups touched becomes 0. Returns max and the sum of the
+  // weights.
   void (*softmax_span)(float* scores, int first, int last, float scale, float* max, float* sum);
   void (*values_f32)(const ValueTile&);
   void (*values_bf16)(const ValueTile&);
@@ -59,8 +62,8 @@ struct Kernels {
   void (*rms_norm_f32)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
   void (*rms_norm_bf16)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
   void (*to_bf16)(const float* src, void* dst, std::int64_t n);
-  void (*add_f32)(float* dst, const void* src, std::int64_t n);   // dst += src
-  void (*add_bf16)(float* dst, const void* src, std::int64_t n);  // dst += src
+  void (*add_f32)(float* dst, const void* src, std::int64_t n);    // dst += src
+  void (*add_bf16)(float* dst, const void* src, std::int64_t n);   // dst += src
   void (*silu_mul)(float* gate, const float* up, std::int64_t n);  // gate = silu(gate) · up
 
   float (*exp)(float x);

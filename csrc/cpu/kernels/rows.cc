@@ -41,7 +41,8 @@ void rms_norm(const float* h, const T* weight, float eps, T* out, std::int64_t n
 template <typename T>
 void add_to(float* dst, const T* src, std::int64_t n) {
   for_each_group(
-      n, [&](std::int64_t i) { store(dst + i, add(load(dst + i), load(src + i))); },
+      n,
+      [&](std::int64_t i) { store(dst + i, add(load(dst + i), load(src + i))); },
       [&](std::int64_t i, std::int64_t count) {
         store_first(dst + i, add(load_first(dst + i, count), load_first(src + i, count)), count);
       });
@@ -61,7 +62,8 @@ void rms_norm_bf16(const float* h, const void* weight, float eps, void* out, std
 void to_bf16(const float* src, void* dst, std::int64_t n) {
   auto* out = static_cast<std::uint16_t*>(dst);
   for_each_group(
-      n, [&](std::int64_t i) { store(out + i, load(src + i)); },
+      n,
+      [&](std::int64_t i) { store(out + i, load(src + i)); },
       [&](std::int64_t i, std::int64_t count) {
         store_first(out + i, load_first(src + i, count), count);
       });
@@ -76,7 +78,8 @@ void add_bf16(float* dst, const void* src, std::int64_t n) {
 
 void silu_mul(float* gate, const float* up, std::int64_t n) {
   for_each_group(
-      n, [&](std::int64_t i) { store(gate + i, mul(silu(load(gate + i)), load(up + i))); },
+      n,
+      [&](std::int64_t i) { store(gate + i, mul(silu(load(gate + i)), load(up + i))); },
       [&](std::int64_t i, std::int64_t count) {
         const F v = mul(silu(load_first(gate + i, count)), load_first(up + i, count));
         store_first(gate + i, v, count);

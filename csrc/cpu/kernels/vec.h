@@ -1,4 +1,5 @@
-// Sixteen float lanes (F) of the ISA being compiled, and what every ISA builds from them the same way.
+// Sixteen float lanes (F) of the ISA being compiled, and what every ISA builds from them the same
+// way.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +55,8 @@ inline float first_lane(F v) {
   return lane[0];
 }
 
-// e^x to about 1 ulp on [-87.3, 88.3], 0 below, saturated above; NaN stays NaN. Cody-Waite reduction by ln 2 and
-// the degree-6 polynomial of Cephes' expf.
+// e^x to about 1 ulp on [-87.3, 88.3], 0 below, saturated above; NaN stays NaN. Cody-Waite
+// reduction by ln 2 and the degree-6 polynomial of Cephes' expf.
 inline F exp(F x) {
   const F lowest = set1(-87.336544F);
   const F shift = set1(12582912.0F);  // 1.5 · 2^23: adding it rounds to an integer in the low bits

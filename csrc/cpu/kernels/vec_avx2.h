@@ -16,7 +16,7 @@ struct Bits {
 };
 
 constexpr int kAccumulators = 5;  // F that fit in the vector registers beside the operands
-constexpr int kRegisterRows = 5;   // most rows of a register tile
+constexpr int kRegisterRows = 5;  // most rows of a register tile
 
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -85,8 +85,8 @@ inline F load_bf16(const std::uint16_t* p) { return {widen8(p), widen8(p + 8)}; 
 inline __m256i narrow8(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);
   const __m256i high = _mm256_srli_epi32(bits, 16);
-  const __m256i bias = _mm256_add_epi32(_mm256_set1_epi32(0x7fff),
-                                        _mm256_and_si256(high, _mm256_set1_epi32(1)));
+  const __m256i bias =
+      _mm256_add_epi32(_mm256_set1_epi32(0x7fff), _mm256_and_si256(high, _mm256_set1_epi32(1)));
   const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
   const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
   const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));

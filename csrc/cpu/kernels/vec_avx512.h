@@ -50,8 +50,7 @@ inline Bits broadcast_pair(const std::uint16_t* p) {
 }
 inline F even(Bits v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
 inline F odd(Bits v) {
-  return _mm512_castsi512_ps(
-      _mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
+  return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
 }
 
 inline F load_bf16(const std::uint16_t* p) {
@@ -61,8 +60,8 @@ inline F load_bf16(const std::uint16_t* p) {
 inline void store_bf16(std::uint16_t* p, F v) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i high = _mm512_srli_epi32(bits, 16);
-  const __m512i bias = _mm512_add_epi32(_mm512_set1_epi32(0x7fff),
-                                        _mm512_and_si512(high, _mm512_set1_epi32(1)));
+  const __m512i bias =
+      _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1)));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
   const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
   const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);

@@ -17,7 +17,7 @@ struct Bits {
 };
 
 constexpr int kAccumulators = 2;  // F that fit in the vector registers beside the operands
-constexpr int kRegisterRows = 2;   // most rows of a register tile
+constexpr int kRegisterRows = 2;  // most rows of a register tile
 
 inline F zero() { return {Quad{}, Quad{}, Quad{}, Quad{}}; }
 inline Quad quad(float x) { return Quad{x, x, x, x}; }
@@ -48,8 +48,10 @@ inline F min(F a, F b) {
 // 0 where x < limit, else y.
 inline Quad zero_below4(Quad y, Quad x, Quad limit) { return x < limit ? Quad{} : y; }
 inline F zero_below(F y, F x, F limit) {
-  return {zero_below4(y.q0, x.q0, limit.q0), zero_below4(y.q1, x.q1, limit.q1),
-          zero_below4(y.q2, x.q2, limit.q2), zero_below4(y.q3, x.q3, limit.q3)};
+  return {zero_below4(y.q0, x.q0, limit.q0),
+          zero_below4(y.q1, x.q1, limit.q1),
+          zero_below4(y.q2, x.q2, limit.q2),
+          zero_below4(y.q3, x.q3, limit.q3)};
 }
 
 // 2^n from t = 1.5 · 2^23 + n.
