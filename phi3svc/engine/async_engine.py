@@ -220,7 +220,7 @@ class EngineBase(ABC):
     def _open(self, request: Request) -> tuple[Stream, str]:
         if len(self._streams) >= self._max_open_requests:
             raise Overloaded(f"{len(self._streams)} requests are open, the limit")
-        request_id = f"{next(self._numbers)}:{request.request_id}"
+        request_id = str(next(self._numbers))
         stream = self._streams[request_id] = Stream()
         try:
             self._submit(structs.replace(request, request_id=request_id))

@@ -81,11 +81,18 @@ decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class FrameTooLarge(ValueError):
+    """A frame beyond MAX_FRAME_BYTES."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"a frame of {length} bytes, not at most {MAX_FRAME_BYTES}")
+
+
 def encode_frame(message: ToEngine | FromEngine) -> bytes:
-    """One message as a frame. Raises ValueError when it is beyond MAX_FRAME_BYTES."""
+    """One message as a frame. Raises FrameTooLarge."""
     payload = _encode(message)
     if len(payload) > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {len(payload)} bytes, not at most {MAX_FRAME_BYTES}")
+        raise FrameTooLarge(len(payload))
     return _LENGTH.pack(len(payload)) + payload
 
 
@@ -98,7 +105,7 @@ class FrameReader:
     def feed(self, data: bytes) -> list[bytes]:
         """Add bytes; the payloads of the frames that are now complete.
 
-        Raises ValueError for a length beyond MAX_FRAME_BYTES.
+        Raises FrameTooLarge as soon as such a length is announced.
         """
         self._buffer += data
         payloads = []
@@ -106,7 +113,7 @@ class FrameReader:
         while len(self._buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
             if length > MAX_FRAME_BYTES:
-                raise ValueError(f"a frame of {length} bytes, not at most {MAX_FRAME_BYTES}")
+                raise FrameTooLarge(length)
             end = start + _LENGTH.size + length
             if len(self._buffer) < end:
                 break

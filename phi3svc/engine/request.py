@@ -15,13 +15,14 @@ from phi3svc.errors import FieldViolation, InvalidRequest, PromptTooLong
 
 MAX_REQUEST_ID_LEN = 256
 MAX_TEMPERATURE = 100.0
-MAX_TOP_K = 2**31 - 1
+MAX_INT32 = 2**31 - 1
+MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
 MAX_STOP_TOKEN_IDS = 1024
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
 
 class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +68,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     model: ModelName
     prompt_ids: Annotated[list[TokenId], Meta(min_length=1)]
     sampling: SamplingParams
-    max_new_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_INT32)]
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
     want_logprobs: bool = False
 
@@ -108,14 +109,30 @@ def check_request(request: Request, vocab_size: int, context_len: int) -> None:
         bad = max(prompt_ids) if min(prompt_ids) >= 0 else min(prompt_ids)
         violations.append(FieldViolation("input", f"token id {bad}, not in 0..{vocab_size - 1}"))
     if isinstance(request, GenerateRequest):
-        violations += request.sampling.violations()
-        if request.max_new_tokens < 1:
-            violations.append(
-                FieldViolation("stop.max_new_tokens", f"{request.max_new_tokens}, not at least 1")
-            )
+        violations += request.sampling.violations() + _stop_violations(request)
     if violations:
         raise InvalidRequest(*violations)
     check_prompt_len(request, context_len)
+
+
+def _stop_violations(request: GenerateRequest) -> list[FieldViolation]:
+    found = []
+    if not 1 <= request.max_new_tokens <= MAX_INT32:
+        found.append(
+            FieldViolation(
+                "stop.max_new_tokens", f"{request.max_new_tokens}, not in 1..{MAX_INT32}"
+            )
+        )
+    stop_ids = request.stop_token_ids
+    if len(stop_ids) > MAX_STOP_TOKEN_IDS:
+        found.append(
+            FieldViolation(
+                "stop.token_ids", f"{len(stop_ids)} ids, not at most {MAX_STOP_TOKEN_IDS}"
+            )
+        )
+    elif stop_ids and not 0 <= min(stop_ids) <= max(stop_ids) <= MAX_INT32:
+        found.append(FieldViolation("stop.token_ids", f"an id not in 0..{MAX_INT32}"))
+    return found
 
 
 def check_prompt_len(request: Request, context_len: int) -> None:

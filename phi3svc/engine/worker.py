@@ -14,9 +14,10 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from phi3svc.engine.events import StepEvents
+from phi3svc.engine.events import EngineEvent, FailedEvent, StepEvents
 from phi3svc.engine.protocol import (
     FrameReader,
+    FrameTooLarge,
     FromEngine,
     Load,
     LoadFailed,
@@ -27,7 +28,7 @@ from phi3svc.engine.protocol import (
     decode_to_engine,
     encode_frame,
 )
-from phi3svc.errors import ConfigError
+from phi3svc.errors import ConfigError, InvalidRequest
 from phi3svc.log import setup_logging
 
 if TYPE_CHECKING:
@@ -82,7 +83,19 @@ def serve(connection: FrontConnection) -> None:
         if host.has_work:
             events += host.step()
         if events:
-            connection.send(StepEvents(events))
+            send_events(events, connection.send)
+
+
+def send_events(events: list[EngineEvent], send: Callable[[StepEvents], None]) -> None:
+    """Tell the front, in one frame unless that is too large; what no frame can hold has failed."""
+    try:
+        send(StepEvents(events))
+    except FrameTooLarge as error:
+        if len(events) == 1:
+            refusal = InvalidRequest.of("input", f"the answer is too large: {error}")
+            events = [FailedEvent.from_error(events[0].request_id, refusal)]
+        for event in events:
+            send_events([event], send)
 
 
 def _load(load: Load, send: Callable[[LoadProgress | LoadFailed], None]) -> EngineHost | None:

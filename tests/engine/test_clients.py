@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -19,7 +17,7 @@ from phi3svc.engine.async_engine import EngineBase, LoadStatus
 from phi3svc.engine.events import TokenEvent
 from phi3svc.engine.local import LocalEngine
 from phi3svc.engine.process import EngineProcess
-from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.errors import (
     InvalidRequest,
     NotFound,
@@ -158,7 +156,18 @@ async def test_bad_requests_raise_what_they_deserve(engine: EngineBase) -> None:
         await collect(engine, generate("a", [1] * 512, 1))
     with pytest.raises(InvalidRequest, match="token id 300"):
         await collect(engine, generate("a", [300], 1))
+    with pytest.raises(InvalidRequest, match=r"stop\.token_ids: 1025 ids, not at most 1024"):
+        await collect(engine, generate("a", [1], 1, stop_token_ids=(1,) * 1025))
     assert not engine._streams
+
+
+async def test_requests_at_the_limits_pass(engine: EngineBase) -> None:
+    """Whatever the front lets through, the engine's strict decoding must accept."""
+    stop_ids = tuple(2**31 - 1 - i for i in range(1024))
+    extreme = SamplingParams(100.0, 2**31 - 1, 1e-9, 2**64 - 1)
+    request = generate("a" * 1000, [0] * 510, 2**31 - 1, sampling=extreme, stop_token_ids=stop_ids)
+    answer = await collect(engine, request)
+    assert (len(answer.token_ids), answer.finish) == (2, "length")
 
 
 async def test_more_requests_than_the_queue_holds_are_refused(engine: EngineBase) -> None:
@@ -174,13 +183,4 @@ async def test_more_requests_than_the_queue_holds_are_refused(engine: EngineBase
     await asyncio.wait(tasks)
     for stream in streams:
         await stream.aclose()
-    assert len((await collect(engine, generate("a", [1], 2))).token_ids) == 2
-
-
-async def test_signals_for_the_service_do_not_end_the_engine(engine: EngineBase) -> None:
-    if not isinstance(engine, EngineProcess):
-        pytest.skip("has no process of its own")
-    assert engine.pid is not None
-    os.kill(engine.pid, signal.SIGINT)
-    os.kill(engine.pid, signal.SIGTERM)
     assert len((await collect(engine, generate("a", [1], 2))).token_ids) == 2

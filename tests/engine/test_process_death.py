@@ -139,10 +139,14 @@ async def test_closing_ends_open_streams_and_the_process(tiny: Path) -> None:
     await engine.start()
     stream = engine.generate(generate("a", [1], 500))
     await anext(stream)
+    assert engine.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the whole service: the front decides
+        os.kill(engine.pid, number)
+    for _ in range(3):
+        await anext(stream)
     await engine.close(grace_s=5)
     with pytest.raises(Unavailable, match="shut down"):
         await drain(stream)
-    assert engine.pid is not None
     assert not is_alive(engine.pid)
 
 

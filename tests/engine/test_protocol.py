@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from phi3svc.config.engine import EngineConfig
+from phi3svc.engine import protocol
 from phi3svc.engine.events import FailedEvent, ScoresEvent, StepEvents, Timings, TokenEvent
 from phi3svc.engine.protocol import (
     MAX_FRAME_BYTES,
@@ -22,6 +23,7 @@ from phi3svc.engine.protocol import (
     encode_frame,
 )
 from phi3svc.engine.request import CancelRequest, SamplingParams
+from phi3svc.engine.worker import send_events
 from phi3svc.errors import (
     ConfigError,
     EngineFailed,
@@ -71,6 +73,20 @@ def test_messages_survive_the_trip_in_pieces_of_any_size() -> None:
 def test_a_frame_beyond_the_bound_is_refused_before_it_is_held() -> None:
     with pytest.raises(ValueError, match="not at most"):
         FrameReader().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
+
+
+def test_events_too_large_for_one_frame_go_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_FRAME_BYTES", 200)
+    small = [TokenEvent(name, list(range(50))) for name in "abc"]
+    huge = ScoresEvent("d", [[0.5] * 50], TIMINGS)
+    frames: list[bytes] = []
+    send_events([*small, huge], lambda step: frames.append(encode_frame(step)))
+    steps = [decode_from_engine(frame[4:]) for frame in frames]
+    events = [event for step in steps if isinstance(step, StepEvents) for event in step.events]
+    assert events[:3] == small
+    assert isinstance(events[3], FailedEvent)
+    assert isinstance(events[3].to_error(), InvalidRequest)
+    assert len(events) == 4
 
 
 @pytest.mark.parametrize(
