@@ -183,6 +183,18 @@ def test_attention_merges_spans_of_very_different_scores(slope: float, dtype: to
     assert_close(out, exact, bound(q, k, v, 1.0) + rounding(exact, dtype))
 
 
+def test_attention_weighs_unlikely_keys_accurately(dtype: torch.dtype) -> None:
+    """Weights down to e^-80 on values up to e^80: every key gives as much to the sum."""
+    num_keys, head_dim = 81, 16
+    score = -torch.arange(num_keys, dtype=torch.float64)
+    q, k = torch.zeros(1, 1, head_dim, dtype=dtype), torch.zeros(num_keys, 1, head_dim, dtype=dtype)
+    q[..., 0], k[:, 0, 0] = 1.0, score
+    v = ((-score).exp()[:, None, None] * (1 + torch.rand(num_keys, 1, head_dim))).to(dtype)
+    (out,) = run([q], [k], [v], 0, 1.0)
+    exact = reference.attention(q.double(), k.double(), v.double(), 0, 1.0)
+    assert_close(out, exact, rounding(exact, dtype), rtol=32 * 2.0**-24)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0])
 def test_attention_survives_scores_of_any_size(scale: float, dtype: torch.dtype) -> None:
     queries, keys, values = sequences([(300, 4)], 2, 1, 64, dtype)

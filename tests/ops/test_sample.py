@@ -260,6 +260,19 @@ def test_logprob_is_that_of_the_raw_logits(vocab_size: int, scale: float) -> Non
     assert_close(logprobs, exact, atol=4e-6, rtol=4e-6)
 
 
+def test_many_unlikely_tokens_keep_their_share() -> None:
+    """32,063 tokens of 2e-6 each are 7 percent together."""
+    num_draws = 1000
+    logits = torch.full((num_draws, 32064), -13.0)
+    logits[:, 7] = 0.0
+    ids, logprobs = sample(logits)
+    exact = logits[0].double().log_softmax(-1)
+    assert_close(logprobs, exact[ids.long()], atol=2e-5)  # summed in float32 beside a 1
+    others = 1 - exact[7].exp().item()
+    drawn = (ids != 7).double().mean().item()
+    assert abs(drawn - others) < 4 * math.sqrt(others * (1 - others) / num_draws)
+
+
 def test_minus_infinity_is_never_drawn() -> None:
     logits = torch.full((2000, 33), -math.inf)
     logits[:, [3, 17, 32]] = torch.tensor([0.0, 1.0, -2.0])
