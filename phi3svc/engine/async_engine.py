@@ -153,10 +153,12 @@ class EngineBase(ABC):
                 events = await stream.drain()
                 last = events[-1]
                 tokens = [event for event in events if isinstance(event, TokenEvent)]
-                has_ended = isinstance(last, FailedEvent) or tokens[-1].finish is not None
+                is_finished = bool(tokens) and tokens[-1].finish is not None
+                has_ended = is_finished or isinstance(last, FailedEvent)
                 if tokens:
                     yield _merge(tokens)
-                if isinstance(last, FailedEvent):
+                # A death behind the last token takes nothing away.
+                if isinstance(last, FailedEvent) and not is_finished:
                     raise last.to_error()
         finally:
             self._close(request_id, cancel=not has_ended)
@@ -166,7 +168,7 @@ class EngineBase(ABC):
         stream, request_id = self._open(request)
         has_ended = False
         try:
-            event = (await stream.drain())[-1]
+            event = (await stream.drain())[0]
             has_ended = True
             if isinstance(event, FailedEvent):
                 raise event.to_error()

@@ -209,6 +209,20 @@ async def test_a_dead_engine_is_an_error_after_the_text_it_gave(
     assert engine.cancelled == []
 
 
+async def test_a_death_behind_the_last_token_takes_nothing_away(
+    engine: ScriptedEngine, tokenizer: Tokenizer
+) -> None:
+    task = asyncio.create_task(_token_ids(engine))
+    await asyncio.sleep(0)
+    engine.say(ids_of("abc"), "length")
+    await engine.close()
+    assert await task == ids_of("abc")
+
+
+async def _token_ids(engine: ScriptedEngine) -> list[int]:
+    return [token_id async for event in engine.generate(REQUEST) for token_id in event.token_ids]
+
+
 async def test_too_many_open_streams_are_refused_here(
     engine: ScriptedEngine, tokenizer: Tokenizer
 ) -> None:
