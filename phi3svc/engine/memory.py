@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
 
+def available_bytes(root: Path = Path("/")) -> int:
+    """Bytes this process may still take: what the machine has, or less where a cgroup limits it.
 
-def available_bytes() -> int:
-    """Bytes this process may still take: what the machine has free, or its cgroup's limit leaves.
-
-    Reads Linux' MemAvailable and, inside a container, the memory controller of cgroup v2.
+    Reads Linux' MemAvailable and the memory controllers (cgroup v2) above this process. As in
+    MemAvailable, cached files count as free: else reading a checkpoint would seem to use it up.
+    root: where /proc and /sys are.
     """
-    available = _meminfo_available()
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())  # "max" when there is no limit
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):
-        return available
-    return max(0, min(available, limit - used))
+    available = _fields(root / "proc/meminfo")["MemAvailable:"] * 1024
+    for folder in _cgroups(root):
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            stat = _fields(folder / "memory.stat")
+        except (OSError, ValueError):  # no controller here, or "max": no limit
+            continue
+        cached = stat.get("active_file", 0) + stat.get("inactive_file", 0)
+        available = min(available, limit - used + cached)
+    return max(0, available)
 
 
 def share_evenly(total: int, needs: list[int]) -> list[int]:
@@ -36,8 +40,23 @@ def share_evenly(total: int, needs: list[int]) -> list[int]:
     return shares
 
 
-def _meminfo_available() -> int:
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_MEMINFO} has no MemAvailable")
+def _cgroups(root: Path) -> Iterator[Path]:
+    """This process's control group and those above it; a container sees only its own."""
+    mount = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.startswith("0::/"):
+            folder = mount / line.removeprefix("0::/")
+            yield folder
+            while folder != mount:
+                folder = folder.parent
+                yield folder
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    pairs = (line.split()[:2] for line in path.read_text().splitlines())
+    return {name: int(number) for name, number in pairs}

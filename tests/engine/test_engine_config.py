@@ -5,7 +5,6 @@ import os
 import pytest
 
 from phi3svc.config.engine import EngineConfig
-from phi3svc.engine.memory import available_bytes, share_evenly
 from phi3svc.errors import ConfigError
 
 
@@ -30,24 +29,3 @@ def test_a_setting_out_of_range_is_named_with_its_range(
 def test_zero_threads_means_one_per_available_cpu() -> None:
     assert EngineConfig().num_threads_to_use == len(os.sched_getaffinity(0))
     assert EngineConfig(num_threads=3).num_threads_to_use == 3
-
-
-@pytest.mark.parametrize(
-    ("total", "needs", "shares"),
-    [
-        (100, [1000], [100]),
-        (100, [10, 1000], [10, 90]),
-        (100, [1000, 20, 1000], [40, 20, 40]),
-        (100, [10, 20], [10, 20]),
-        (0, [5, 5], [0, 0]),
-    ],
-)
-def test_shares_are_even_and_none_exceeds_its_need(
-    total: int, needs: list[int], shares: list[int]
-) -> None:
-    assert share_evenly(total, needs) == shares
-
-
-def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < available_bytes() <= total

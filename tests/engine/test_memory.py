@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from phi3svc.engine.memory import available_bytes, share_evenly
+
+
+@pytest.mark.parametrize(
+    ("total", "needs", "shares"),
+    [
+        (100, [1000], [100]),
+        (100, [10, 1000], [10, 90]),
+        (100, [1000, 20, 1000], [40, 20, 40]),
+        (100, [10, 20], [10, 20]),
+        (0, [5, 5], [0, 0]),
+    ],
+)
+def test_shares_are_even_and_none_exceeds_its_need(
+    total: int, needs: list[int], shares: list[int]
+) -> None:
+    assert share_evenly(total, needs) == shares
+
+
+def machine(root: Path, own: str, groups: dict[str, tuple[str, int, int]]) -> Path:
+    """A fake /proc and /sys: 8000 KiB available; each group's limit, use and cached files."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\nHugePages: 0\n")
+    (root / "proc/self/cgroup").write_text(f"1:cpu:/x\n0::{own}\n")
+    for name, (limit, used, cached) in groups.items():
+        folder = root / "sys/fs/cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(
+            f"anon {used - cached}\nactive_file 0\ninactive_file {cached}\n"
+        )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("own", "groups", "expected"),
+    [
+        ("/", {}, 8000 * 1024),
+        ("/", {"": ("max", 100, 0)}, 8000 * 1024),
+        ("/", {"": ("5000", 4000, 0)}, 1000),
+        ("/", {"": ("5000", 5000, 4500)}, 4500),
+        ("/a/b", {"a": ("3000", 1000, 0), "a/b": ("max", 1000, 0)}, 2000),
+        ("/", {"": ("100", 200, 0)}, 0),
+    ],
+    ids=["none", "unlimited", "limited", "full of cached files", "limited above", "over the limit"],
+)
+def test_a_control_group_limits_what_is_available(
+    tmp_path: Path, own: str, groups: dict[str, tuple[str, int, int]], expected: int
+) -> None:
+    assert available_bytes(machine(tmp_path, own, groups)) == expected
+
+
+def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < available_bytes() <= total
