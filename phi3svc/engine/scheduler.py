@@ -79,7 +79,7 @@ class Scheduler:
         config: EngineConfig,
         blocks: BlockManager,
         context_len: int,
-        rope_set: Callable[[int], int] = lambda sequence_len: 0,
+        rope_set: Callable[[int], int],
     ) -> None:
         self._config = config
         self._blocks = blocks
@@ -116,7 +116,8 @@ class Scheduler:
         if self.num_running + self.num_waiting >= max_open:
             raise Overloaded(f"{max_open} requests are running or waiting, the limit")
         num_waiting_tokens = self._num_waiting_tokens + sequence.num_tokens
-        if num_waiting_tokens > self._config.max_waiting_tokens:
+        # An empty queue takes any prompt: one that is longer than the bound could never come in.
+        if self._waiting and num_waiting_tokens > self._config.max_waiting_tokens:
             raise Overloaded(
                 f"{self._num_waiting_tokens} prompt tokens are waiting and {sequence.num_tokens}"
                 f" more would exceed the limit of {self._config.max_waiting_tokens}"

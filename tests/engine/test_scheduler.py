@@ -203,7 +203,7 @@ def test_the_waiting_queue_is_bounded_in_requests_and_tokens() -> None:
     h.scheduler.cancel("a")
     h.add(generate("d", [1] * 6, 1))
     h.run()
-    h.add(generate("e", [1] * 10, 1))
+    h.add(generate("longer than the bound", [1] * 11, 1))
     h.run()
 
 

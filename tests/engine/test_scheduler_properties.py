@@ -186,7 +186,9 @@ def test_requests_of_one_kind_end_in_the_order_they_came(
     prompt_lens: list[int], max_step_tokens: int
 ) -> None:
     blocks = BlockManager(64, BLOCK_SIZE)
-    scheduler = Scheduler(EngineConfig(max_step_tokens=max_step_tokens), blocks, CONTEXT_LEN)
+    scheduler = Scheduler(
+        EngineConfig(max_step_tokens=max_step_tokens), blocks, CONTEXT_LEN, lambda n: 0
+    )
     runner = FakeRunner(blocks)
     sequences = [
         Sequence(classify(str(i), [1] * n, per_token=True)) for i, n in enumerate(prompt_lens)
