@@ -21,7 +21,7 @@ from phi3svc import ops
 pytestmark = pytest.mark.usefixtures("isa")
 
 EPS = 1e-5
-NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 4, 2, 32
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 6, 2, 32  # groups of 3: row tiles cut through queries
 WIDTH, MLP_WIDTH, VOCAB_SIZE, NUM_LAYERS = 72, 100, 61, 2
 MAX_POSITION = 700
 
