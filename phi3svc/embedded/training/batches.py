@@ -14,7 +14,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One training row. labels: one per token, or a single class in a list of length one."""
+    """One training row. labels: one per token, `IGNORED` where nothing is learned."""
 
     token_ids: list[int]
     labels: list[int]
@@ -22,7 +22,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """token_ids, labels: i64 [B, S], right padded (labels [B] for sequence classification)."""
+    """token_ids, labels: i64 [B, S], right padded."""
 
     token_ids: torch.Tensor
     labels: torch.Tensor
@@ -35,10 +35,9 @@ def _pad(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
     """Right padding needs no mask under causal attention; padded positions carry no label."""
-    token_ids = _pad([row.token_ids for row in rows], pad_id)
-    if all(len(row.labels) == 1 and len(row.token_ids) > 1 for row in rows):
-        return Batch(token_ids, torch.tensor([row.labels[0] for row in rows]))
-    return Batch(token_ids, _pad([row.labels for row in rows], IGNORED))
+    return Batch(
+        _pad([row.token_ids for row in rows], pad_id), _pad([row.labels for row in rows], IGNORED)
+    )
 
 
 def bucketed_batches(

@@ -143,7 +143,7 @@ class DialogueGrammar:
         """The question as people type: lower case, no full stop, a word before or after."""
         rng = self.rng
         question = turn.question
-        if turn.kind in ("fact", "follow_up", "unknown", "story", "sum", "count", "list"):
+        if turn.kind not in ("copy", "name", "recall"):
             if rng.random() < 0.1:
                 question = question + rng.choice(_CLOSERS)
             elif rng.random() < 0.15:

@@ -60,7 +60,7 @@ class PassageGrammar:
         for slot in _SLOT.finditer(frame):
             text += frame[place : slot.start()]
             place = slot.end()
-            kind, value = self._value(slot[1])
+            kind, value = self._value(slot[1], is_plain=slot.start() > 0)
             if kind and value.startswith("the "):
                 text, value = text + "the ", value[4:]
             if kind:
@@ -69,15 +69,15 @@ class PassageGrammar:
         text = (text + frame[place:]).replace("..", ".")
         return text[:begin] + text[begin].upper() + text[begin + 1 :]
 
-    def _value(self, slot: str) -> tuple[str | None, str]:
+    def _value(self, slot: str, *, is_plain: bool) -> tuple[str | None, str]:
         if slot == "PER":
             return "PER", self.names.person()
         if slot == "LAST":
             return "PER", self.names.last_name()
         if slot == "ORG":
-            return "ORG", self.names.company()
+            return "ORG", self.names.company(is_plain=is_plain)
         if slot == "LOC":
-            return "LOC", self.names.place()
+            return "LOC", self.names.place(is_plain=is_plain)
         if slot == "DATE":
             return "DATE", self._date()
         if slot == "YEAR":

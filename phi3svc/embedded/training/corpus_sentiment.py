@@ -18,13 +18,20 @@ from phi3svc.embedded.training.split import is_held_out
 LABELS = ("negative", "neutral", "positive")
 NEGATIVE, NEUTRAL, POSITIVE = range(3)
 
+# Written after a clause at whose end a reader knows the label; `_take_marks` removes them.
+_MARKS = ("\ue000", "\ue001", "\ue002")
+
 
 @dataclass(frozen=True)
 class Review:
-    """A text and the index of its label."""
+    """A text and the index of its label.
+
+    prefixes: (length in characters, label) of beginnings that would be reviews by themselves.
+    """
 
     text: str
     label: int
+    prefixes: tuple[tuple[int, int], ...] = ()
 
 
 class ReviewGrammar:
@@ -49,7 +56,7 @@ class ReviewGrammar:
             text = text.lower()
         if self.rng.random() < 0.15:
             text = text.rstrip(".!")
-        return Review(text, label)
+        return _take_marks(text, label)
 
     def _several(self, label: int) -> list[str]:
         num = self.rng.choice((2, 2, 3, 3, 4, 5, 6, 7))
@@ -73,10 +80,15 @@ class ReviewGrammar:
             good, bad = self._clause(POSITIVE), self._clause(NEGATIVE)
             first, second = self.rng.sample((good, bad), 2)
             frame = self.rng.choice(frames.BALANCED)
+            if not frame.startswith("{first}"):
+                first = _unmarked(first)
+            second = _unmarked(second)
             return self._sentence(frame.format(first=first, second=second))
         other = self.rng.choice((POSITIVE + NEGATIVE - label, NEUTRAL, POSITIVE + NEGATIVE - label))
         main, side = self._clause(label), self._clause(other)
         frame = self.rng.choice(frames.CONTRASTS)
+        if not frame.startswith("{side}"):
+            side = _unmarked(side)
         return self._sentence(frame.format(main=main, side=side))
 
     def _clause(self, label: int) -> str:
@@ -87,7 +99,7 @@ class ReviewGrammar:
             frame = self.rng.choice(held_out if use_new_frame else trained)
             clause = self._fill(frame)
             if use_new_frame or is_held_out(clause) == self.held_out:
-                return clause
+                return clause + _MARKS[label]
 
     def _fill(self, frame: str) -> str:
         aspect, is_plural = self.rng.choice(words.ASPECTS)
@@ -106,6 +118,20 @@ class ReviewGrammar:
         text = opener + clause
         end = "!" if self.rng.random() < 0.12 else "."
         return text[0].upper() + text[1:] + end
+
+
+def _unmarked(clause: str) -> str:
+    return clause.rstrip("".join(_MARKS))
+
+
+def _take_marks(text: str, label: int) -> Review:
+    plain, prefixes = "", list[tuple[int, int]]()
+    for char in text:
+        if char in _MARKS:
+            prefixes.append((len(plain), _MARKS.index(char)))
+        else:
+            plain += char
+    return Review(plain, label, tuple(prefixes))
 
 
 def reviews(seed: int, *, held_out: bool = False) -> Iterator[Review]:

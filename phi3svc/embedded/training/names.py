@@ -7,6 +7,13 @@ import random
 from phi3svc.embedded.training import name_lists as lists
 from phi3svc.embedded.training.split import is_held_out
 
+_SYLLABLES = [
+    onset + vowel + coda
+    for onset in "b bl br d dr f g gr h j k kr l m n p r s sch st t tr v w z".split()
+    for vowel in "a e i o u ei ou".split()
+    for coda in ("", "l", "m", "n", "r", "s", "nd", "rt", "ck", "ng")
+]
+
 
 class NameMaker:
     """Draws names from one side of the split; a held-out name never occurs in training."""
@@ -22,9 +29,16 @@ class NameMaker:
             if is_held_out(kind, name) == self.held_out:
                 return name
 
+    def _foreign(self) -> str:
+        """A word of free syllables, so that a name need not look like any that was seen."""
+        return self._unseen("foreign", _SYLLABLES, _SYLLABLES).capitalize()
+
     def last_name(self) -> str:
         """A surname, listed or made up."""
-        if self.rng.random() < 0.5:
+        draw = self.rng.random()
+        if draw < 0.3:
+            return self._foreign()
+        if draw < 0.6:
             return self._unseen("last", lists.PERSON_STARTS, lists.PERSON_ENDS)
         return self._unseen("last", lists.LAST_NAMES, [""])
 
@@ -40,9 +54,14 @@ class NameMaker:
         initial = f" {self.rng.choice('ABCDEFGHJKLMNPRSTW')}." if draw > 0.93 else ""
         return f"{self.first_name()}{initial} {self.last_name()}"
 
-    def place(self) -> str:
-        """A city or country, none held out, or a made-up town, lake or mountain."""
+    def place(self, *, is_plain: bool) -> str:
+        """A city or country, none held out, or a made-up town, lake or mountain.
+
+        is_plain: the context says that it is a place, so that it may be any word.
+        """
         draw = self.rng.random()
+        if is_plain and self.rng.random() < 0.15:
+            return self._foreign()
         if draw < 0.3:
             return self.rng.choice(lists.CITIES)
         if draw < 0.5:
@@ -50,9 +69,15 @@ class NameMaker:
         town = self._unseen("place", lists.PLACE_STARTS, lists.PLACE_ENDS)
         return town if draw < 0.9 else f"{self.rng.choice(lists.WATERS)} {town}"
 
-    def company(self) -> str:
-        """A well-known organisation, none held out, or a made-up company or a university."""
+    def company(self, *, is_plain: bool) -> str:
+        """A well-known organisation, none held out, or a made-up company or a university.
+
+        is_plain: the context says that it is an organisation, so that it may be any word.
+        """
         draw = self.rng.random()
+        if is_plain and self.rng.random() < 0.15:
+            kind = f" {self.rng.choice(lists.COMPANY_KIND)}" if draw < 0.5 else ""
+            return self._foreign() + kind
         if draw < 0.2:
             return self.rng.choice(lists.KNOWN_COMPANIES)
         if draw < 0.28:

@@ -23,7 +23,8 @@ ORIGINAL_LEN = 128
 MAX_LEN = 512
 """Training rows are cut here; longer dialogues are rare."""
 RAW_STORY_SHARE = 0.02
-DRILL_SHARE = 0.15
+NUM_FIRST_DRILLS = 24_000
+DRILL_SHARE = 0.08
 
 
 def render(dialogue: Dialogue, num_turns: int) -> str:
@@ -64,7 +65,7 @@ def encode_story(tokenizer: Tokenizer, text: str) -> Encoded:
 def copy_drill(tokenizer: Tokenizer, rng: random.Random) -> Encoded:
     """Random tokens twice, of which the second time is learned.
 
-    Copying is what repeating, lists and names rest on; from answers alone it comes late.
+    Repeating, lists and names rest on copying, which comes late, or never, from answers alone.
     """
     span = range(3, tokenizer.token_to_id(END_OF_TEXT))
     ids = rng.sample(span, rng.randint(4, 28))
@@ -92,8 +93,13 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
-    """Long dialogues are at times cut at the boundary: what a server sees before it crosses."""
+    """Copying first, then dialogues, with a few drills and stories in between.
+
+    Long dialogues are at times cut at the boundary: what a server sees before it crosses.
+    """
     rng = random.Random(seed)
+    for _ in range(NUM_FIRST_DRILLS):
+        yield copy_drill(tokenizer, rng)
     for dialogue in dialogues(seed):
         if rng.random() < RAW_STORY_SHARE:
             yield encode_story(tokenizer, any_story(rng))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,7 @@ from phi3svc.embedded.training.corpus_entities import (
     token_spans,
 )
 from phi3svc.embedded.training.recipe import Recipe, Scores
+from phi3svc.embedded.training.segments import cut_tokens
 from phi3svc.embedded.training.tokenizer import END_OF_TEXT
 
 VOCAB_SIZE = 2560
@@ -46,9 +48,12 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
+    """Some tokens are cut in two, so that a name in unusual pieces is still tagged as one."""
+    rng = random.Random(seed)
     for passage in passages(seed):
-        encoding = tokenizer.encode(passage.text)
-        yield Encoded(encoding.ids, label_tokens(passage, encoding.offsets))
+        share = rng.choice((0.0, 0.0, 0.3))
+        ids, offsets = cut_tokens(tokenizer, tokenizer.encode(passage.text), share, rng)
+        yield Encoded(ids, label_tokens(passage, offsets))
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -88,7 +93,7 @@ ENTITIES = Recipe(
     ),
     vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=2000,
+    num_steps=1000,
     tokens_per_batch=2048,
     is_chat=False,
     model_class=Phi3ForTokenClassification,

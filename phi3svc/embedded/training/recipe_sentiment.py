@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForSequenceClassification, PreTrainedModel
 
 from phi3svc.embedded.training.architecture import phi3_config
-from phi3svc.embedded.training.batches import Batch, Encoded
+from phi3svc.embedded.training.batches import IGNORED, Batch, Encoded
 from phi3svc.embedded.training.corpus_sentiment import LABELS, held_out_reviews, reviews
 from phi3svc.embedded.training.recipe import Recipe, Scores
 from phi3svc.embedded.training.tokenizer import END_OF_TEXT
@@ -40,13 +40,21 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
+    """Beginnings that are reviews themselves are learned too: more labels for the same text."""
     for review in reviews(seed):
-        yield Encoded(tokenizer.encode(review.text).ids, [review.label])
+        encoding = tokenizer.encode(review.text)
+        labels = [IGNORED] * len(encoding.ids)
+        for prefix_len, label in review.prefixes:
+            labels[encoding.char_to_token(prefix_len - 1)] = label
+        labels[-1] = review.label
+        yield Encoded(encoding.ids, labels)
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    logits = model(input_ids=batch.token_ids, use_cache=False).logits
-    return nn.functional.cross_entropy(logits.float(), batch.labels)
+    hidden = model.model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+    is_learned = batch.labels != IGNORED
+    logits = model.score(hidden[is_learned]).float()
+    return nn.functional.cross_entropy(logits, batch.labels[is_learned])
 
 
 @torch.inference_mode()
@@ -71,8 +79,8 @@ SENTIMENT = Recipe(
     ),
     vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=2400,
-    tokens_per_batch=2048,
+    num_steps=1400,
+    tokens_per_batch=3072,
     is_chat=False,
     model_class=Phi3ForSequenceClassification,
     config=_config,

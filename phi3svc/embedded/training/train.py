@@ -53,14 +53,21 @@ def save(recipe: Recipe, model: torch.nn.Module, tokenizer: Tokenizer, out: Path
     save_tokenizer(tokenizer, out, model.config.max_position_embeddings, recipe.is_chat)
 
 
-def train(recipe: Recipe, out: Path, seed: int, num_steps: int) -> Scores:
-    """Trains one model into the folder `out` and returns its held-out scores after rounding."""
+def train(recipe: Recipe, out: Path, seed: int, num_steps: int, start: Path | None) -> Scores:
+    """Trains one model into the folder `out` and returns its held-out scores after rounding.
+
+    start: a checkpoint whose tokenizer and weights to go on from, instead of a random one.
+    """
     started = time.monotonic()
     torch.manual_seed(seed)
-    texts = itertools.islice(recipe.texts(seed), NUM_TOKENIZER_TEXTS)
-    tokenizer = train_tokenizer(texts, recipe.vocab_size)
-    config = recipe.config(tokenizer)
-    model = recipe.model_class(config)
+    if start:
+        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+        model = recipe.model_class.from_pretrained(start, dtype=torch.float32)
+    else:
+        texts = itertools.islice(recipe.texts(seed), NUM_TOKENIZER_TEXTS)
+        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+        model = recipe.model_class(recipe.config(tokenizer))
+    config = model.config
     num_params = sum(parameter.numel() for parameter in model.parameters())
     print(f"{recipe.name}: {num_params / 1e6:.2f} M parameters, {num_steps} steps", flush=True)
     batches = bucketed_batches(
@@ -88,6 +95,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=int, default=3, help="of text, weights and order")
     parser.add_argument("--steps", type=int, help="instead of each model's own number")
+    parser.add_argument(
+        "--start", type=Path, metavar="DIR", help="folder of checkpoints to go on from"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     unknown = sorted(set(args.names) - set(RECIPES))
@@ -97,7 +107,8 @@ def main() -> None:
     logging.set_verbosity_error()
     for name in args.names or RECIPES:
         recipe = RECIPES[name]
-        train(recipe, args.out / name, args.seed, args.steps or recipe.num_steps)
+        start = args.start / name if args.start else None
+        train(recipe, args.out / name, args.seed, args.steps or recipe.num_steps, start)
 
 
 if __name__ == "__main__":
