@@ -15,14 +15,15 @@ BLOCK_SIZE = 16
 class EngineConfig:
     """Settings of one engine, checked when it is made.
 
-    max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks.
+    max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks. Running
+    streams, cancellations and newcomers wait for a step's end, so it bounds the pause between tokens.
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
     together, 0 for half of what is free once the weights are loaded (never more than the models can
     use). num_threads: compute threads, 0 for one per available CPU.
     """
 
-    max_step_tokens: int = 2048
+    max_step_tokens: int = 512
     max_sequences: int = 256
     max_waiting_requests: int = 1024
     max_waiting_tokens: int = 4 << 20
