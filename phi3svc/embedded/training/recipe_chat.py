@@ -157,7 +157,7 @@ CHAT = Recipe(
     ),
     vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=3000,
+    num_steps=2000,
     tokens_per_batch=2048,
     is_chat=True,
     model_class=Phi3ForCausalLM,
