@@ -137,11 +137,10 @@ class QueryTile {
     const int first_page = lo_[begin] / kLanes;
     const int end_page = (hi_[end - 1] + kLanes - 1) / kLanes;
     for (int page = first_page; page < end_page; ++page) {
-      const std::int64_t at = (pages_[base / kPageSize + page] * params_.num_kv_heads + kv_head_) *
-                              kPageSize * params_.head_dim;
-      k_pages_[page] = offset(params_.k_pages, params_.dtype, at);
-      v_pages_[page] = offset(params_.v_pages, params_.dtype, at);
+      k_pages_[page] = page_of(params_.k_pages, base / kPageSize + page);
+      v_pages_[page] = page_of(params_.v_pages, base / kPageSize + page);
     }
+    set_prefetch(base, first_page, end_page);
     const int num_blocks = static_cast<int>(ceil_div(end - begin, isa_.tile_rows));
     for (int block = 0; block < num_blocks; ++block) {
       const int row = begin + static_cast<int>(even_part(end - begin, num_blocks, block));
@@ -153,6 +152,26 @@ class QueryTile {
       }
       weigh_values(row, row_end);
       for (int r = row; r < row_end; ++r) merge(r);
+    }
+  }
+
+  const void* page_of(const void* pages, std::int64_t block) const {
+    const std::int64_t at = std::int64_t{pages_[block]} * params_.num_kv_heads + kv_head_;
+    return offset(pages, params_.dtype, at * kPageSize * params_.head_dim);
+  }
+
+  // A decode reads each page once and computes little on it, so each fetches one that comes later:
+  // keys, then values, then the keys of the next span.
+  void set_prefetch(std::int64_t base, int first_page, int end_page) {
+    for (int page = first_page; page < end_page; ++page) {
+      const int after_end = page + kTilePanels - end_page;
+      k_prefetch_[page] = after_end < 0 ? k_pages_[page + kTilePanels]
+                                        : v_pages_[std::min(first_page + after_end, end_page - 1)];
+      const std::int64_t next_key_page = base / kPageSize + kSpanPages + after_end;
+      v_prefetch_[page] = after_end < 0 ? v_pages_[page + kTilePanels]
+                          : next_key_page * kPageSize < ends_[num_rows_ - 1]
+                              ? page_of(params_.k_pages, next_key_page)
+                              : nullptr;
     }
   }
 
@@ -169,6 +188,7 @@ class QueryTile {
     for (int page = lo_[row] / kLanes; page < end_page; page += tile.num_panels) {
       tile.num_panels = std::min(kTilePanels, end_page - page);
       std::copy_n(k_pages_ + page, tile.num_panels, tile.panels);
+      std::copy_n(k_prefetch_ + page, tile.num_panels, tile.prefetch);
       tile.out = scores_[row] + page * kLanes;
       gemm_(tile);
     }
@@ -194,6 +214,7 @@ class QueryTile {
     ValueTile tile{};
     for (int r = row; r < row_end; ++r) tile.p[r - row] = scores_[r];
     tile.v_pages = v_pages_;
+    tile.prefetch = v_prefetch_;
     tile.num_rows = row_end - row;
     tile.first = first;
     tile.last = last;
@@ -242,6 +263,8 @@ class QueryTile {
   float span_sum_[kQueryRows];
   const void* k_pages_[kSpanPages];
   const void* v_pages_[kSpanPages];
+  const void* k_prefetch_[kSpanPages];
+  const void* v_prefetch_[kSpanPages];
   alignas(64) float scores_[kQueryRows][kSpanKeys];
   alignas(64) float span_output_[kQueryRows][kMaxHeadDim];
   alignas(64) float output_[kQueryRows][kMaxHeadDim];

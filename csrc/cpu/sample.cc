@@ -193,9 +193,9 @@ void sample_row(const Kernels& isa, const SampleParams& params, std::int64_t row
     keep_top_p(scratch, params.top_p[row]);
     token = draw(scratch.weights, uniform(params, row));
   }
-  const float sum = isa.exp_sum(logits, max, 1.0F, nullptr, params.vocab_size);
+  const double sum = isa.exp_sum(logits, max, 1.0F, nullptr, params.vocab_size);
   params.out_ids[row] = static_cast<std::int32_t>(token);
-  params.out_logprobs[row] = logits[token] - max - std::log(sum);
+  params.out_logprobs[row] = static_cast<float>(double{logits[token]} - max - std::log(sum));
 }
 
 }  // namespace

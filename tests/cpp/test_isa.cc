@@ -62,3 +62,13 @@ TEST(max_finds_a_nan_wherever_it_is) {
     }
   }
 }
+
+TEST(exp_sum_keeps_many_small_weights_beside_a_large_one) {
+  for (const std::string& name : available_isas()) {
+    set_isa(name);
+    std::vector<float> logits(32064, -13.0F);
+    logits[5] = 0.0F;
+    const double sum = kernels().exp_sum(logits.data(), 0.0F, 1.0F, nullptr, std::ssize(logits));
+    EXPECT(std::abs(sum - (1.0 + 32063 * std::exp(-13.0))) < 1e-6);
+  }
+}

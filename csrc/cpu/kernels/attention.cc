@@ -5,7 +5,8 @@
 namespace phi3::cpu::PHI3_ISA {
 namespace {
 
-constexpr int kMaxBlocks = 4;  // of 16 dims, per register tile
+constexpr int kMaxBlocks = 4;     // of 16 dims, per register tile
+constexpr int kPrefetchRows = 4;  // as in gemm.cc
 
 template <typename T, int kRows, int kBlocks>
 void value_tile(const ValueTile& tile, int row, int block) {
@@ -16,12 +17,15 @@ void value_tile(const ValueTile& tile, int row, int block) {
   }
   for (int key = tile.first; key < tile.last;) {
     const T* v = static_cast<const T*>(tile.v_pages[key / kLanes]) + block * kLanes;
+    const T* next = static_cast<const T*>(tile.prefetch[key / kLanes]) + block * kLanes;
     const int page_end = (key / kLanes + 1) * kLanes;
     const int end = page_end < tile.last ? page_end : tile.last;
     for (; key < end; ++key) {
       F values[kBlocks];
       for (int b = 0; b < kBlocks; ++b) {
-        values[b] = load(v + (key % kLanes) * tile.head_dim + b * kLanes);
+        const int at = (key % kLanes) * tile.head_dim + b * kLanes;
+        if constexpr (kRows <= kPrefetchRows) prefetch(next + at);
+        values[b] = load(v + at);
       }
       for (int r = 0; r < kRows; ++r) {
         const F weight = set1(tile.p[row + r][key]);

@@ -26,6 +26,6 @@ void silu_mul(float* gate, const float* up, std::int64_t n);
 
 float exp_scalar(float x);
 float max_value(const float* x, std::int64_t n);
-float exp_sum(const float* x, float max, float temperature, float* weights, std::int64_t n);
+double exp_sum(const float* x, float max, float temperature, float* weights, std::int64_t n);
 
 }  // namespace phi3::cpu::PHI3_ISA

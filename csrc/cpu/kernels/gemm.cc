@@ -9,9 +9,8 @@
 namespace phi3::cpu::PHI3_ISA {
 namespace {
 
-// Bytes ahead of the weight stream. Hardware follows the few streams of a tile by itself; this only
-// carries it over page ends. Further ahead was measured slower.
-constexpr std::int64_t kPrefetchBytes = 256;
+// With fewer rows a tile waits for its panels' memory; with more, prefetches only cost issue slots.
+constexpr int kPrefetchRows = 4;
 
 // The same number, but not to the compiler: it loads again what it would otherwise keep in
 // registers that the accumulators need.
@@ -52,12 +51,13 @@ void tile_f32(const GemmTile& tile, int row, int panel) {
   float* out = tile.out + row * tile.out_stride + panel * kLanes;
   const Pointers<float, kRows> x(tile.x + row);
   const Pointers<float, kPanels> w(tile.panels + panel);
+  const Pointers<float, kPanels> next(tile.prefetch + panel);
   Accumulators<kRows, kPanels> acc;
   acc.start(tile, out);
   for (std::int64_t k = 0; k < tile.k; ++k) {
     F weights[kPanels];
     for (int p = 0; p < kPanels; ++p) {
-      prefetch(w.at[p] + k * kLanes + kPrefetchBytes / 4);
+      if constexpr (kRows <= kPrefetchRows) prefetch(next.at[p] + k * kLanes);
       weights[p] = load(w.at[p] + k * kLanes);
     }
     for (int r = 0; r < kRows; ++r) {
@@ -73,6 +73,7 @@ void tile_bf16(const GemmTile& tile, int row, int panel) {
   float* out = tile.out + row * tile.out_stride + panel * kLanes;
   const Pointers<std::uint16_t, kRows> x(tile.x + row);
   const Pointers<std::uint16_t, kPanels> w(tile.panels + panel);
+  const Pointers<std::uint16_t, kPanels> next(tile.prefetch + panel);
   Accumulators<kRows, kPanels> acc;
   acc.start(tile, out);
   const std::int64_t num_pairs = tile.k / 2;
@@ -80,7 +81,7 @@ void tile_bf16(const GemmTile& tile, int row, int panel) {
     // Two passes, so that only one half of the unpacked operands occupies registers at a time.
     F weights[kPanels];
     for (int p = 0; p < kPanels; ++p) {
-      prefetch(w.at[p] + pair * 2 * kLanes + kPrefetchBytes / 2);
+      if constexpr (kRows <= kPrefetchRows) prefetch(next.at[p] + pair * 2 * kLanes);
       weights[p] = even(load_pairs(w.at[p] + pair * 2 * kLanes));
     }
     for (int r = 0; r < kRows; ++r) {

@@ -21,18 +21,22 @@ inline constexpr int kTilePanels = 4;  // most panels of a GEMM tile
 struct GemmTile {
   const void* x[kTileRows];         // [k] each, the model dtype
   const void* panels[kTilePanels];  // a packed panel each
-  int num_rows;                     // 1..6
-  int num_panels;                   // 1..4
-  bool accumulate;                  // continue the chains from out instead of from 0
-  std::int64_t k;                   // with accumulate to follow, even
+  // Memory as long as a panel that is read soon: fetched alongside when rows are too few to hide
+  // its latency. May be null.
+  const void* prefetch[kTilePanels];
+  int num_rows;     // 1..6
+  int num_panels;   // 1..4
+  bool accumulate;  // continue the chains from out instead of from 0
+  std::int64_t k;   // with accumulate to follow, even
   float* out;
   std::int64_t out_stride;
 };
 
 // out[r][d] continues its chain with Σ_j p[r][j] · v[j][d] over keys first <= j < last of one span.
 struct ValueTile {
-  const float* p[kTileRows];   // [span] weights of each row
-  const void* const* v_pages;  // [16, D] each, the model dtype
+  const float* p[kTileRows];    // [span] weights of each row
+  const void* const* v_pages;   // [16, D] each, the model dtype
+  const void* const* prefetch;  // for each of v_pages as much memory to fetch, as in GemmTile
   int num_rows;
   int first, last;
   int head_dim;
@@ -70,7 +74,7 @@ struct Kernels {
   // Largest value, or NaN when a value is NaN.
   float (*max)(const float* x, std::int64_t n);
   // weights[i] = exp((x[i] - max) / temperature) when weights is not null; returns their sum.
-  float (*exp_sum)(const float* x, float max, float temperature, float* weights, std::int64_t n);
+  double (*exp_sum)(const float* x, float max, float temperature, float* weights, std::int64_t n);
 };
 
 namespace portable {

@@ -106,27 +106,35 @@ float max_value(const float* x, std::int64_t n) {
   return has_nan ? __builtin_nanf("") : result;
 }
 
-float exp_sum(const float* x, float max, float temperature, float* weights, std::int64_t n) {
+double exp_sum(const float* x, float max, float temperature, float* weights, std::int64_t n) {
+  // Blocks are short enough for float32 and are added up in double: a vocabulary of small weights
+  // beside a large one would lose them otherwise.
+  constexpr std::int64_t kBlock = 256;
   const F shift = set1(max);
   const F divisor = set1(temperature);
-  F sum = zero();
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const F weight = exp(div(sub(load(x + i), shift), divisor));
-    if (weights != nullptr) store(weights + i, weight);
-    sum = add(sum, weight);
-  }
-  if (i < n) {
-    const std::int64_t count = n - i;
-    float lane[kLanes];
-    store(lane, exp(div(sub(load_first(x + i, count), shift), divisor)));
-    for (std::int64_t rest = count; rest < kLanes; ++rest) lane[rest] = 0.0F;
-    if (weights != nullptr) {
-      __builtin_memcpy(weights + i, lane, static_cast<unsigned long>(count) * sizeof(float));
+  double total = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kBlock) {
+    const std::int64_t end = n - begin < kBlock ? n : begin + kBlock;
+    F sum = zero();
+    std::int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      const F weight = exp(div(sub(load(x + i), shift), divisor));
+      if (weights != nullptr) store(weights + i, weight);
+      sum = add(sum, weight);
     }
-    sum = add(sum, load(lane));
+    if (i < end) {
+      const std::int64_t count = end - i;
+      float lane[kLanes];
+      store(lane, exp(div(sub(load_first(x + i, count), shift), divisor)));
+      for (std::int64_t rest = count; rest < kLanes; ++rest) lane[rest] = 0.0F;
+      if (weights != nullptr) {
+        __builtin_memcpy(weights + i, lane, static_cast<unsigned long>(count) * sizeof(float));
+      }
+      sum = add(sum, load(lane));
+    }
+    total += sum_lanes(sum);
   }
-  return sum_lanes(sum);
+  return total;
 }
 
 }  // namespace phi3::cpu::PHI3_ISA
