@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "engine": {"model", "ops", "text", "config", "errors", "log"},
     "v1": set(),
     "service": {"engine", "text", "config", "errors", "log", "v1"},
-    "cli": {"service", "engine", "text", "config", "errors", "log"},
+    "bench": {"service", "engine", "config", "errors"},
+    "cli": {"bench", "service", "engine", "text", "config", "errors", "log"},
     "embedded": set(),
     "__init__": {"config", "model"},
     "__main__": {"cli"},
@@ -37,6 +38,7 @@ FORBIDDEN = {
     "model": {"grpc", "google", "msgspec"},
     "engine": {"grpc", "google"},
     "service": {"torch"},
+    "bench": {"torch", "grpc", "google"},
     "cli": {"torch", "grpc", "google"},
     "ops": {"grpc", "google"},
 }

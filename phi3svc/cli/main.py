@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from phi3svc import __version__
-from phi3svc.cli import chat, classify, demo, generate, info, serve
+from phi3svc.cli import bench, chat, classify, demo, generate, info, serve
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.log import setup_logging
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": generate,
     "chat": chat,
     "classify": classify,
+    "bench": bench,
     "info": info,
     "demo": demo,
 }

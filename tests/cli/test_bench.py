@@ -1,0 +1,106 @@
+"""`phi3svc bench` on an embedded model, in both modes, and its complaints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.cli.command import phi3svc, serving
+
+SMALL = ("--prompt-tokens", "12", "--max-new-tokens", "10", "--ignore-eos", "--warmup", "1")
+
+
+def assert_counts(path: Path, num_requests: int) -> dict[str, object]:
+    data = json.loads(path.read_text())
+    results = data["results"]
+    assert results["num_completed"] == results["num_requests"] == num_requests
+    assert results["num_generated_tokens"] == num_requests * 10
+    assert num_requests <= results["num_messages"] <= num_requests * 10
+    assert [r["num_tokens"] for r in data["requests"]] == [10] * num_requests
+    for request in data["requests"]:
+        assert request["intended_s"] <= request["sent_s"] < request["end_s"]
+        assert request["first_token_s"] <= request["end_s"] - request["intended_s"]
+    assert results["errors"] == {}
+    assert results["duration_s"] > 0
+    return data
+
+
+def test_engine_mode_finishes_every_request(tmp_path: Path) -> None:
+    out = tmp_path / "engine.json"
+    done = phi3svc(
+        *("bench", "--mode", "engine", "--model", "demo", "--threads", "1", *SMALL),
+        *("--concurrency", "3", "--requests", "9", "--json", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    data = assert_counts(out, 9)
+    assert data["machine"]["isa"] in ("portable", "avx2", "avx512")  # type: ignore[index]
+    assert "closed loop, 3 at once" in done.stdout
+    assert "time to first token" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_grpc_mode_starts_a_server_and_draws(tmp_path: Path) -> None:
+    out, picture = tmp_path / "grpc.json", tmp_path / "grpc.svg"
+    done = phi3svc(
+        *("bench", "--mode", "grpc", "--threads", "1", *SMALL, "--rate", "50", "--requests", "12"),
+        *("--json", str(out), "--plot", str(picture)),
+    )
+    assert done.returncode == 0, done.stderr
+    data = assert_counts(out, 12)
+    assert data["address"] is None
+    assert ET.fromstring(picture.read_text()).tag.endswith("svg")
+    assert "sent late by" in done.stdout
+
+
+def test_grpc_mode_asks_a_running_server(tmp_path: Path) -> None:
+    out = tmp_path / "remote.json"
+    with serving("--listen", "127.0.0.1:0", "--threads", "1") as (_, address):
+        done = phi3svc(
+            *("bench", "--address", address, *SMALL, "--requests", "5", "--json", str(out))
+        )
+        assert done.returncode == 0, done.stderr
+        data = assert_counts(out, 5)
+        assert data["address"] == address
+        assert data["machine"]["isa"] is None  # type: ignore[index]
+        assert data["model"]["name"] == "demo"  # type: ignore[index]
+        wrong = phi3svc("bench", "--address", address, "--name", "nobody")
+        assert wrong.returncode == 2
+        assert "nobody" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--rate", "1", "--concurrency", "1"), "--concurrency"),
+        (("--concurrency", "0"), "--concurrency 0"),
+        (("--requests", "0"), "--requests 0"),
+        (("--plot", "x.png"), ".svg"),
+        (("--json", "/no/such/folder/x.json"), "/no/such/folder"),
+        (("--mode", "engine", "--address", "localhost:1"), "--address"),
+        (("--mode", "engine", "--coalesce-ms", "5"), "--coalesce-ms"),
+        (("--mode", "grpc", "--model", "/no/such/model"), "/no/such/model"),
+    ],
+)
+def test_bad_flag_is_one_line(args: tuple[str, ...], named: str) -> None:
+    done = phi3svc("bench", *args)
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("phi3svc: error: ")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+
+
+def test_bench_of_an_unreachable_server_is_one_line() -> None:
+    done = phi3svc("bench", "--address", "unix:/no/such.sock")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "unix:/no/such.sock" in done.stderr
+
+
+def test_answers_that_do_not_fit_are_refused_before_the_run() -> None:
+    args = ("--mode", "engine", "--threads", "1", "--max-new-tokens", "100000")
+    done = phi3svc("bench", *args)
+    assert done.returncode == 2
+    assert "the context of model 'demo' holds" in done.stderr.splitlines()[-1]
