@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -71,7 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     workload = _workload(args)
-    finished = asyncio.run(_bench(args, workload))
+    try:
+        finished = asyncio.run(_bench(args, workload))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     print_report(finished, console_for_report())
     if args.json:
         _write(args.json, json.dumps(finished.to_json(), indent=1) + "\n")
@@ -81,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _bench(args: argparse.Namespace, workload: Workload) -> Run:
+    # The server is a process of its own: stopped from outside, this one must still end it.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     machine = await asyncio.to_thread(Machine.here, has_kernels=args.address is None)
     async with _target(args, workload) as target:
         workload.check_fits(target.model.name, target.model.max_context_len)

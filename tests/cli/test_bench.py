@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.cli.command import phi3svc, serving
+from phi3svc.cli.main import build_parser
+from phi3svc.errors import ConfigError
+from tests.cli.command import COMMAND, ENV, phi3svc, serving
 
 SMALL = ("--prompt-tokens", "12", "--max-new-tokens", "10", "--ignore-eos", "--warmup", "1")
 
@@ -77,19 +81,43 @@ def test_grpc_mode_asks_a_running_server(tmp_path: Path) -> None:
         (("--rate", "1", "--concurrency", "1"), "--concurrency"),
         (("--concurrency", "0"), "--concurrency 0"),
         (("--requests", "0"), "--requests 0"),
-        (("--plot", "x.png"), ".svg"),
+        (("--plot", "x.png"), "\\.svg"),
         (("--json", "/no/such/folder/x.json"), "/no/such/folder"),
         (("--mode", "engine", "--address", "localhost:1"), "--address"),
         (("--mode", "engine", "--coalesce-ms", "5"), "--coalesce-ms"),
-        (("--mode", "grpc", "--model", "/no/such/model"), "/no/such/model"),
     ],
 )
-def test_bad_flag_is_one_line(args: tuple[str, ...], named: str) -> None:
-    done = phi3svc("bench", *args)
+def test_bad_flag_is_named_before_anything_starts(args: tuple[str, ...], named: str) -> None:
+    parsed = build_parser().parse_args(["bench", *args])
+    with pytest.raises(ConfigError, match=named):
+        parsed.run(parsed)
+
+
+def test_error_of_the_private_server_is_one_line() -> None:
+    done = phi3svc("bench", "--model", "/no/such/model")
     assert done.returncode == 2, done
     assert done.stderr.startswith("phi3svc: error: ")
     assert done.stderr.count("\n") == 1
-    assert named in done.stderr
+    assert "/no/such/model" in done.stderr
+
+
+def test_sigterm_stops_the_private_server_too() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "bench", "--threads", "1", "--requests", "100000", "--concurrency", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENV,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("loading demo")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert rest == ""
+    assert not Path(f"/proc/{children[0]}").exists()
 
 
 def test_bench_of_an_unreachable_server_is_one_line() -> None:
