@@ -31,6 +31,7 @@ class RunProgress:
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            refresh_per_second=4,  # drawing takes time from the same cores
         )
         self._task = self._bar.add_task("requests", total=num_requests, rate="warming up")
         self._num_tokens = 0
