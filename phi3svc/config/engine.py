@@ -16,7 +16,7 @@ class EngineConfig:
     """Settings of one engine, checked when it is made.
 
     max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks. Running
-    streams, cancellations and newcomers wait for a step's end, so it bounds the pause between tokens.
+    streams, cancellations and newcomers wait for a step's end, so it bounds pauses between tokens.
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
     together, 0 for half of what is free once the weights are loaded (never more than the models can
