@@ -67,20 +67,20 @@ lint-protos: $(BUF) ## buf lint, and buf breaking against the last released imag
 
 test-cpp: setup ## build and run the C++ unit tests
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHI3SVC_BUILD_TESTS=ON \
-	  -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	  -DPHI3SVC_BUILD_PYTHON=OFF
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
 sanitize: setup ## the C++ tests under address+undefined and thread sanitizers
 	for kind in address,undefined thread; do \
 	  $(BIN)/cmake -S . -B build/san-$$kind -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	    -DPHI3SVC_BUILD_TESTS=ON -DPHI3SVC_SANITIZE=$$kind -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
+	    -DPHI3SVC_BUILD_TESTS=ON -DPHI3SVC_SANITIZE=$$kind -DPHI3SVC_BUILD_PYTHON=OFF && \
 	  $(BIN)/cmake --build build/san-$$kind && \
 	  $(BIN)/ctest --test-dir build/san-$$kind --output-on-failure || exit 1; \
 	done
 
-embedded: build ## train the three embedded models again (half an hour)
-	$(BIN)/python -m phi3svc.embedded.training.train
+embedded: build ## train the three embedded models again, into build/embedded (half an hour)
+	$(BIN)/python -m phi3svc.embedded.training.train --out build/embedded
 
 clean: ## remove build products, keep .venv
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache
