@@ -267,7 +267,7 @@ def test_many_unlikely_tokens_keep_their_share() -> None:
     logits[:, 7] = 0.0
     ids, logprobs = sample(logits)
     exact = logits[0].double().log_softmax(-1)
-    assert_close(logprobs, exact[ids.long()], atol=2e-5)  # summed in float32 beside a 1
+    assert_close(logprobs, exact[ids.long()], atol=4e-7, rtol=4e-6)
     others = 1 - exact[7].exp().item()
     drawn = (ids != 7).double().mean().item()
     assert abs(drawn - others) < 4 * math.sqrt(others * (1 - others) / num_draws)
