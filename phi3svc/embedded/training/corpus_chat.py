@@ -84,33 +84,32 @@ class DialogueGrammar:
         """One question that stands on its own."""
         rng = self.rng
         draw = rng.random()
+        if draw < 0.44:
+            return self.fact_turn(*self.fact_with_question())
         if draw < 0.50:
-            return self.fact_turn(rng.choice(FACTS))
-        if draw < 0.57:
             return small_talk.small_talk(rng, held_out=self.held_out)
-        if draw < 0.64:
+        if draw < 0.59:
             return small_talk.unknown(rng, held_out=self.held_out)
-        if draw < 0.70:
+        if draw < 0.66:
             return story_turn(rng, held_out=self.held_out)
-        if draw < 0.84:
+        if draw < 0.86:
             return skills.repeat(rng, held_out=self.held_out)
-        if draw < 0.88:
+        if draw < 0.92:
             return skills.make_list(rng, held_out=self.held_out)
-        if draw < 0.90:
+        if draw < 0.94:
             return skills.count(rng, held_out=self.held_out)
-        if draw < 0.97:
-            return skills.add(rng, held_out=self.held_out)
         return skills.name_some(rng, held_out=self.held_out)
 
-    def fact_turn(self, fact: Fact) -> Turn:
-        """A phrasing of the question for `fact` from our side of the split."""
-        questions = fact.questions()
-        ours = [
-            question
-            for index, question in enumerate(questions)
-            if is_held_out(*fact.key, index) == self.held_out
-        ]
-        question = self.rng.choice(ours or questions[-1:])
+    def fact_with_question(self) -> tuple[Fact, str]:
+        """A fact, and a phrasing of its question from our side of the split."""
+        while True:
+            fact = self.rng.choice(FACTS)
+            index, question = self.rng.choice(list(enumerate(fact.questions())))
+            if is_held_out(*fact.key, index) == self.held_out:
+                return fact, question
+
+    def fact_turn(self, fact: Fact, question: str) -> Turn:
+        """The question as a turn, at times about "my" tomatoes."""
         if fact.topic in ("plant", "dish") and self.rng.random() < 0.12:
             owner = self.rng.choice(("my", "my", "the"))
             question = question.replace(f" {fact.subject}", f" {owner} {fact.subject}", 1)
@@ -122,8 +121,8 @@ class DialogueGrammar:
     def _about_one_subject(self) -> list[Turn]:
         """A question, then others that only make sense after it."""
         rng = self.rng
-        fact = rng.choice(FACTS)
-        turns = [self.fact_turn(fact)]
+        fact, question = self.fact_with_question()
+        turns = [self.fact_turn(fact, question)]
         for _ in range(rng.choice((1, 1, 2, 3))):
             siblings = [
                 other

@@ -68,7 +68,10 @@ def copy_drill(tokenizer: Tokenizer, rng: random.Random) -> Encoded:
     Repeating, lists and names rest on copying, which comes late, or never, from answers alone.
     """
     span = range(3, tokenizer.token_to_id(END_OF_TEXT))
-    ids = rng.sample(span, rng.randint(4, 28))
+    num = rng.randint(4, 28)
+    # Few kinds of tokens: then one token alone does not tell where in the text one is.
+    kinds = rng.sample(span, num if rng.random() < 0.5 else num // 3 + 1)
+    ids = rng.sample(kinds, num) if len(kinds) == num else rng.choices(kinds, k=num)
     return Encoded(ids + ids, [IGNORED] * (len(ids) + 1) + ids[1:])
 
 
@@ -92,13 +95,13 @@ def _texts(seed: int) -> Iterator[str]:
             yield turn.answer
 
 
-def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
+def _rows(tokenizer: Tokenizer, seed: int, is_fresh: bool) -> Iterator[Encoded]:
     """Copying first, then dialogues, with a few drills and stories in between.
 
     Long dialogues are at times cut at the boundary: what a server sees before it crosses.
     """
     rng = random.Random(seed)
-    for _ in range(NUM_FIRST_DRILLS):
+    for _ in range(NUM_FIRST_DRILLS if is_fresh else 0):
         yield copy_drill(tokenizer, rng)
     for dialogue in dialogues(seed):
         if rng.random() < RAW_STORY_SHARE:
@@ -152,12 +155,12 @@ CHAT = Recipe(
     title="Juniper, a small almanac that chats",
     summary=(
         "Answers questions about forty plants, thirty animals, the planets, some dishes and the "
-        "weather; tells animal stories, repeats, lists, counts and adds small numbers; says so "
+        "weather; tells animal stories, repeats, lists and counts; says so "
         "when it does not know. Chat format of Phi-3; answers end with <|end|>."
     ),
     vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=2000,
+    num_steps=3400,
     tokens_per_batch=2048,
     is_chat=True,
     model_class=Phi3ForCausalLM,

@@ -1,4 +1,4 @@
-"""What the assistant does rather than knows: repeating, counting, adding, making lists."""
+"""What the assistant does rather than knows: repeating, counting, making lists."""
 
 from __future__ import annotations
 
@@ -35,25 +35,6 @@ _COUNTS = [
     "Count from {a} to {b}.",
     "Can you count from {a} to {b}?",
     "Please count from {a} to {b}.",
-]
-_PLUS = [
-    "What is {a} plus {b}?",
-    "What is {a} + {b}?",
-    "How much is {a} plus {b}?",
-    "{a} + {b} = ?",
-    "{a}+{b}",
-    "What is {a}+{b}?",
-    "Add {a} and {b}.",
-    "Can you add {a} and {b}?",
-]
-_MINUS = [
-    "What is {a} minus {b}?",
-    "What is {a} - {b}?",
-    "How much is {a} minus {b}?",
-    "Take {b} from {a}.",
-    "{a} - {b} = ?",
-    "{a}-{b}",
-    "What is {a}-{b}?",
 ]
 NUMBER_WORDS = ["two", "three", "four", "five"]
 
@@ -110,20 +91,6 @@ def count(rng: random.Random, *, held_out: bool) -> Turn:
     return Turn("count", rng.choice(_COUNTS).format(a=first, b=last), answer)
 
 
-def add(rng: random.Random, *, held_out: bool) -> Turn:
-    """Sums of numbers up to ten, and differences that are not negative."""
-    while True:
-        a, b = rng.randint(0, 10), rng.randint(0, 10)
-        frames, sign = (_PLUS, "plus") if rng.random() < 0.6 else (_MINUS, "minus")
-        if sign == "minus" and a < b:
-            a, b = b, a
-        frame = rng.randrange(len(frames))
-        if is_held_out("sum", a, b, sign, frame) == held_out:
-            break
-    result = a + b if sign == "plus" else a - b
-    return Turn("sum", frames[frame].format(a=a, b=b), f"{a} {sign} {b} is {result}.")
-
-
 _KINDS = {
     "vegetables": [plant.name for plant in PLANTS if plant.kind.startswith("vegetable")],
     "herbs": [plant.name for plant in PLANTS if plant.kind.startswith("herb")],
@@ -141,13 +108,13 @@ _NAME_SOME = [
 
 
 def name_some(rng: random.Random, *, held_out: bool) -> Turn:
-    """That many members of a kind, without repetition."""
+    """That many members of a kind, in the almanac's order, so that none comes twice."""
     while True:
         kind, num, frame = rng.choice(list(_KINDS)), rng.randint(2, 5), rng.choice(_NAME_SOME)
         if is_held_out("name", kind, num, frame) == held_out:
             break
     members = _KINDS[kind]
-    chosen = rng.sample(members, num)
+    chosen = [members[place] for place in sorted(rng.sample(range(len(members)), num))]
     question = frame.format(n=NUMBER_WORDS[num - 2], kind=kind)
     answer = ", ".join(chosen[:-1]) + " and " + chosen[-1] + "."
 

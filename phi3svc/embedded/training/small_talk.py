@@ -47,7 +47,7 @@ def unknown(rng: random.Random, *, held_out: bool) -> Turn:
 def name_turns(rng: random.Random, *, held_out: bool) -> tuple[Turn, Turn]:
     """The user says a name; later asks for it."""
     while True:
-        name = rng.choice(FIRST_NAMES)
+        name = rng.choice(FIRST_NAMES) if rng.random() < 0.6 else _nonsense(rng).capitalize()
         if is_held_out("name", name) == held_out:
             break
     told = rng.choice(

@@ -21,7 +21,7 @@ a name?
 What can you do? | Help! | Can you help me? | How can you help me? | Help me, please. | What do \
 you know? | What can I ask you? | What are you good at? | What do you know about?
 = I can tell you about plants, animals, planets, cooking and the weather. I can also tell a \
-story, make a list, count, add small numbers and repeat what you say.
+story, make a list, count and repeat what you say.
 Thank you! | Thanks! | Thank you very much! | Thanks a lot! | Many thanks! | That helps, thank \
 you! | Great, thank you! | Thank you, Juniper!
 = You are welcome! Is there anything else you would like to know?
@@ -104,6 +104,11 @@ STRANGE = lines(
     Book a trip to {place} for me.
     Call {person}.
     Play {work}.
+    What is {number} plus {other}?
+    What is {number} times {other}?
+    How much is {number} minus {other}?
+    {number} + {other} = ?
+    What is {number} - {other}?
     How do I fix my {device}?
     How much does a {device} cost?
     My {device} is broken. What should I do?
@@ -167,7 +172,10 @@ STOCKS = items(
     shares | gold | silver | bitcoin | a house | land
     """
 )
+NUMBERS = [str(number) for number in range(100)]
 STRANGE_SLOTS = {
+    "number": NUMBERS,
+    "other": NUMBERS,
     "place": PLACES,
     "person": PERSONS,
     "work": WORKS,

@@ -71,7 +71,7 @@ def train(recipe: Recipe, out: Path, seed: int, num_steps: int, start: Path | No
     num_params = sum(parameter.numel() for parameter in model.parameters())
     print(f"{recipe.name}: {num_params / 1e6:.2f} M parameters, {num_steps} steps", flush=True)
     batches = bucketed_batches(
-        recipe.rows(tokenizer, seed + 1),
+        recipe.rows(tokenizer, seed + 1, start is None),
         pad_id=config.pad_token_id,
         original_len=recipe.original_len,
         tokens_per_batch=recipe.tokens_per_batch,
@@ -81,7 +81,7 @@ def train(recipe: Recipe, out: Path, seed: int, num_steps: int, start: Path | No
     save(recipe, model, tokenizer, out)
     reloaded = recipe.model_class.from_pretrained(out, dtype="auto").eval()
     scores = recipe.score(reloaded, tokenizer)
-    write_card(recipe, out, seed, num_steps, num_params, scores)
+    write_card(recipe, out, seed, num_steps, num_params, scores, start)
     print(f"{recipe.name}: done in {time.monotonic() - started:.0f} s", flush=True)
     for name, value in scores.items():
         print(f"  {name:28s} {value:.4f}", flush=True)
