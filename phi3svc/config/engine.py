@@ -20,7 +20,8 @@ class EngineConfig:
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
     together, 0 for half of what is free once the weights are loaded (never more than the models can
-    use). num_threads: compute threads, 0 for one per available CPU.
+    use). num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what was
+    computed for prompts and answers as long as there is room, for requests that begin alike.
     """
 
     max_step_tokens: int = 512
@@ -29,6 +30,7 @@ class EngineConfig:
     max_waiting_tokens: int = 4 << 20
     kv_memory_bytes: int = 0
     num_threads: int = 0
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         self._check("max_step_tokens", 1, 1 << 20)
@@ -37,6 +39,8 @@ class EngineConfig:
         self._check("max_waiting_tokens", 1, 1 << 32)
         self._check("kv_memory_bytes", 0, 1 << 48)
         self._check("num_threads", 0, 1024)
+        if not isinstance(self.prefix_cache, bool):
+            raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
 
     def _check(self, setting: str, low: int, high: int) -> None:
         value = getattr(self, setting)

@@ -40,12 +40,14 @@ class Timings(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
 
     queue_s: until its first token was scheduled; first_token_s: until the first token (or the
     scores) existed; total_s: until this event. num_preemptions: how often its KV blocks were taken.
+    cached_prompt_token_count: tokens of the prompt that the prefix cache spared it.
     """
 
     queue_s: float
     first_token_s: float
     total_s: float
     num_preemptions: int = 0
+    cached_prompt_token_count: int = 0
 
 
 class TokenEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="token"):
@@ -126,12 +128,16 @@ class StepEvents(Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has accepted the request and its first token exists."""
+    """The engine has accepted the request and its first token exists.
+
+    cached_prompt_token_count: tokens of the prompt that had been computed for an earlier request.
+    """
 
     request_id: str
     model: str
     seed: int
     prompt_token_count: int
+    cached_prompt_token_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ MAX_INT32 = 2**31 - 1
 MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
 MAX_STOP_TOKEN_IDS = 1024
+MAX_SHARER_LEN = 128
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+SharerName = Annotated[str, Meta(max_length=MAX_SHARER_LEN)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
 
@@ -61,7 +63,9 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
 
     prompt_ids: at least one token. max_new_tokens: the stream also ends where the model's context
     ends, with reason `length` in both cases. stop_token_ids: the stream ends with any of these,
-    which is then its last token; empty to ignore end-of-sequence tokens.
+    which is then its last token; empty to ignore end-of-sequence tokens. tenant: on whose behalf.
+    cache_salt: the request shares cached prompts with those of the same salt; if empty, with those
+    of its tenant that have none either.
     """
 
     request_id: RequestId
@@ -71,6 +75,8 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_INT32)]
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
     want_logprobs: bool = False
+    tenant: SharerName = ""
+    cache_salt: SharerName = ""
 
     @property
     def task(self) -> str:
@@ -78,12 +84,17 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
 
 
 class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
-    """Score a text with the model's head: every token, or the last one for the whole text."""
+    """Score a text with the model's head: every token, or the last one for the whole text.
+
+    tenant, cache_salt: as in GenerateRequest.
+    """
 
     request_id: RequestId
     model: ModelName
     prompt_ids: Annotated[list[TokenId], Meta(min_length=1)]
     per_token: bool = False
+    tenant: SharerName = ""
+    cache_salt: SharerName = ""
 
     @property
     def task(self) -> str:
@@ -108,6 +119,10 @@ def check_request(request: Request, vocab_size: int, context_len: int) -> None:
     elif min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
         bad = max(prompt_ids) if min(prompt_ids) >= 0 else min(prompt_ids)
         violations.append(FieldViolation("input", f"token id {bad}, not in 0..{vocab_size - 1}"))
+    for field, name in (("x-tenant-id", request.tenant), ("cache_salt", request.cache_salt)):
+        if len(name) > MAX_SHARER_LEN:
+            size = f"{len(name)} characters, not at most {MAX_SHARER_LEN}"
+            violations.append(FieldViolation(field, size))
     if isinstance(request, GenerateRequest):
         violations += request.sampling.violations() + _stop_violations(request)
     if violations:

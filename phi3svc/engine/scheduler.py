@@ -3,8 +3,11 @@
 A step has one token budget. Sequences that decode come first, one token each; what is left goes to
 prompts, in chunks, oldest first. A sequence is admitted with blocks for all its known tokens, so
 only decoding asks for more; when none is left, the newest running sequence gives its blocks back
-and is computed again later, from its first token. Running sequences are therefore always older
-than waiting ones, and the oldest always makes progress: nobody starves.
+and goes on later, computing again what the prefix cache has lost by then. Running sequences are
+therefore always older than waiting ones, and the oldest always makes progress: nobody starves.
+
+Blocks that hold a sequence's beginning already are shared, never written: a full block is kept for
+others once it is computed, and what a sequence still computes goes to blocks of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.prefix import PrefixCache
 from phi3svc.engine.request import GenerateRequest, check_prompt_len
 from phi3svc.engine.sequence import (
     OutputKind,
@@ -83,6 +87,7 @@ class Scheduler:
     ) -> None:
         self._config = config
         self._blocks = blocks
+        self._prefixes = PrefixCache(blocks, is_enabled=config.prefix_cache)
         self._context_len = min(context_len, blocks.num_blocks * blocks.block_size)
         self._rope_set = rope_set
         # Both in order of arrival; ordered dictionaries, so that cancelling costs no search.
@@ -152,6 +157,7 @@ class Scheduler:
             if sequence.has_ended:
                 continue
             sequence.num_computed += chunk.num_tokens
+            self._prefixes.keep(sequence)
             if output is None:
                 continue
             if sequence.first_output_s is None:
@@ -179,8 +185,8 @@ class Scheduler:
             self._end(sequence)
         elif self._rope_set(sequence.num_tokens) != sequence.rope_set:
             # LongRoPE is a property of the whole sequence: with other factors, the keys and values
-            # of every token change, and every token is computed again.
-            self._reset(sequence)
+            # of every token change. Others may hold its blocks too: it gets new ones.
+            self._free_blocks(sequence)
 
     def _candidates(self) -> Iterator[Sequence]:
         """Sequences in the order they are served; waiting ones are admitted as they are taken."""
@@ -193,39 +199,64 @@ class Scheduler:
     def _make_room(self) -> None:
         """Give every running sequence a block for its last token, oldest first."""
         for sequence in list(self._running.values()):
-            while (
-                sequence.status is SequenceStatus.RUNNING
-                and sequence.num_tokens > len(sequence.block_table) * self._blocks.block_size
-            ):
-                if self._blocks.num_free > 0:
-                    sequence.block_table.extend(self._blocks.allocate(1))
-                else:
-                    self._preempt(next(reversed(self._running.values())))
+            while sequence.status is SequenceStatus.RUNNING and not self._has_room(sequence):
+                self._preempt(next(reversed(self._running.values())))
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether a running sequence has blocks for its tokens now; gives it what is missing."""
+        if not sequence.block_table:
+            return self._take_blocks(sequence, num_spare=0)
+        if sequence.num_tokens <= len(sequence.block_table) * self._blocks.block_size:
+            return True
+        if self._blocks.num_free == 0:
+            return False
+        sequence.block_table.extend(self._blocks.allocate(1))
+        return True
 
     def _admit(self) -> Sequence | None:
         """Start the oldest waiting sequence if there is room for all its known tokens."""
         if not self._waiting or len(self._running) >= self._config.max_sequences:
             return None
         sequence = next(iter(self._waiting.values()))
-        num_blocks = self._blocks.num_blocks_for(sequence.num_tokens)
         # One block of head room for each that runs: else a newcomer that just fits would be
         # computed only to be preempted by the next decode.
-        if num_blocks + len(self._running) > self._blocks.num_free:
+        if not self._take_blocks(sequence, num_spare=len(self._running)):
             return None
         self._pop_waiting(sequence)
-        sequence.block_table.extend(self._blocks.allocate(num_blocks))
         sequence.status = SequenceStatus.RUNNING
-        self._reset(sequence)
         if sequence.scheduled_s is None:
             sequence.scheduled_s = time.monotonic()
+            sequence.num_cached_prompt_tokens = sequence.num_computed
         self._running[sequence.request_id] = sequence
         return sequence
 
-    def _reset(self, sequence: Sequence) -> None:
-        """Have every known token computed again, with the factors for the present length."""
+    def _take_blocks(self, sequence: Sequence, num_spare: int) -> bool:
+        """Give a sequence blocks for all its known tokens, if `num_spare` are left free by that.
+
+        They are those that hold its beginning already, and new ones for what is to be computed,
+        with the factors for its present length.
+        """
+        rope_set = self._rope_set(sequence.num_tokens)
+        if rope_set != sequence.rope_set:
+            sequence.rope_set = rope_set
+            sequence.prefix_chain.clear()
+        known = self._prefixes.find(sequence)
+        num_new = self._blocks.num_blocks_for(sequence.num_tokens) - len(known)
+        num_idle = sum(self._blocks.num_holders(block_id) == 0 for block_id in known)
+        if num_new + num_idle + num_spare > self._blocks.num_free:
+            return False
+        self._blocks.hold(known)
+        sequence.block_table.extend(known)
+        sequence.block_table.extend(self._blocks.allocate(num_new))
+        sequence.num_kept_blocks = len(known)
+        sequence.num_computed = len(known) * self._blocks.block_size
+        del sequence.scores[sequence.num_computed :]
+        return True
+
+    def _free_blocks(self, sequence: Sequence) -> None:
+        self._blocks.free(sequence.block_table)
+        del sequence.block_table[:]
         sequence.num_computed = 0
-        sequence.scores.clear()
-        sequence.rope_set = self._rope_set(sequence.num_tokens)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
@@ -243,8 +274,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         del self._running[sequence.request_id]
-        self._blocks.free(sequence.block_table)
-        del sequence.block_table[:]
+        self._free_blocks(sequence)
 
     def _push_waiting(self, sequence: Sequence) -> None:
         self._waiting[sequence.request_id] = sequence

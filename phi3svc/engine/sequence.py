@@ -43,7 +43,10 @@ class Sequence:
 
     pooled_idx: the token whose scores stand for a whole text, for POOLED_SCORES alone. token_ids:
     prompt, then generated tokens. num_computed: how many of them have keys and values in the blocks
-    of `block_table`. rope_set: the LongRoPE factors those were computed with.
+    of `block_table`. rope_set: the LongRoPE factors those were computed with. prefix_chain: key and
+    tokens of its first full blocks under those factors, as far as anyone asked. num_kept_blocks:
+    how many of its blocks the prefix cache knows about. num_cached_prompt_tokens: how many of the
+    prompt were found computed when it was first scheduled.
     """
 
     request: Request
@@ -53,6 +56,9 @@ class Sequence:
     num_computed: int = 0
     block_table: array[int] = field(default_factory=lambda: array("i"))
     rope_set: int = 0
+    prefix_chain: list[tuple[bytes, bytes]] = field(default_factory=list)
+    num_kept_blocks: int = 0
+    num_cached_prompt_tokens: int = 0
     scores: ScoreRows = field(default_factory=list)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
@@ -97,6 +103,17 @@ class Sequence:
                 return range(start, end)
 
     @property
+    def first_needed_row(self) -> int:
+        """The first token that has to be computed even if all before it were known."""
+        match self.output_kind:
+            case OutputKind.NEXT_TOKEN:
+                return self.num_tokens - 1
+            case OutputKind.POOLED_SCORES:
+                return self.pooled_idx
+            case OutputKind.ALL_SCORES:
+                return len(self.scores)
+
+    @property
     def has_ended(self) -> bool:
         return self.status is SequenceStatus.ENDED
 
@@ -109,4 +126,5 @@ class Sequence:
             first_token_s=self.first_output_s - self.arrival_s,
             total_s=time.monotonic() - self.arrival_s,
             num_preemptions=self.num_preemptions,
+            cached_prompt_token_count=self.num_cached_prompt_tokens,
         )

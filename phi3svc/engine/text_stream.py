@@ -53,6 +53,7 @@ async def generate_text(
                     request.model,
                     request.sampling.seed,
                     len(request.prompt_ids),
+                    event.timings.cached_prompt_token_count if event.timings else 0,
                 )
             if event.timings is not None:
                 queue_s = event.timings.queue_s

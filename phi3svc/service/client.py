@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 
 from phi3svc.engine.events import Completed, Delta, Finished, Started, StreamEndReason, TextEvent
+from phi3svc.service.caller import TENANT_HEADER
 from phi3svc.service.remote_errors import error_of
 from phi3svc.v1 import (
     chat_pb2,
@@ -94,21 +95,23 @@ class Client:
     """One connection to a server. Use it as an async context manager, or `close` it.
 
     model arguments may stay empty when the server has one model for the task. timeout_s: deadline
-    of the call; the server frees its work when it passes.
+    of the call; the server frees its work when it passes. tenant: on whose behalf all calls are
+    made.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, tenant: str = "") -> None:
         self._channel = channel
+        self._metadata = ((TENANT_HEADER, tenant),) if tenant else ()
         self._address = address
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
         self._classification = classification_service_pb2_grpc.ClassificationServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     @classmethod
-    def connect(cls, address: str) -> Self:
+    def connect(cls, address: str, tenant: str = "") -> Self:
         """A client of `host:port` or `unix:path`; the connection is made by the first call."""
         options = [("grpc.max_receive_message_length", MAX_RECEIVE_BYTES)]
-        return cls(grpc.aio.insecure_channel(address, options=options), address)
+        return cls(grpc.aio.insecure_channel(address, options=options), address, tenant)
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,11 +139,13 @@ class Client:
         wants_logprobs: bool = False,
         wants_token_ids: bool = False,
         coalesce_ms: int = 0,
+        cache_salt: str = "",
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TextEvent, None]:
         """Yields Started, Deltas, Finished, Completed. Closing the iterator cancels the call.
 
-        prompt: text, a conversation as (role, content) turns, or token ids.
+        prompt: text, a conversation as (role, content) turns, or token ids. cache_salt: share
+        cached prompts only with calls that give the same one.
         """
         request = generation_service_pb2.GenerateRequest(
             model=model,
@@ -157,9 +162,10 @@ class Client:
             output=generation_service_pb2.OutputOptions(
                 logprobs=wants_logprobs, token_ids=wants_token_ids, coalesce_ms=coalesce_ms
             ),
+            cache_salt=cache_salt,
         )
         _set_prompt(request, prompt)
-        call = self._generation.Generate(request, timeout=timeout_s)
+        call = self._generation.Generate(request, timeout=timeout_s, metadata=self._metadata)
         try:
             with self._errors():
                 async for response in call:
@@ -174,7 +180,9 @@ class Client:
     ) -> list[tuple[LabelScore, ...]]:
         """Per text every label, the best first."""
         request = classification_service_pb2.ClassifyRequest(model=model, texts=texts)
-        response = await self._call(self._classification.Classify(request, timeout=timeout_s))
+        response = await self._call(
+            self._classification.Classify(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return [
             tuple(LabelScore(item.label, item.score) for item in result.labels)
             for result in response.results
@@ -185,7 +193,9 @@ class Client:
     ) -> list[TokenLabels]:
         """Per text its labelled tokens and entities."""
         request = classification_service_pb2.ClassifyTokensRequest(model=model, texts=texts)
-        response = await self._call(self._classification.ClassifyTokens(request, timeout=timeout_s))
+        response = await self._call(
+            self._classification.ClassifyTokens(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return [
             TokenLabels(tuple(_spans(result.tokens)), tuple(_spans(result.entities)))
             for result in response.results
@@ -231,7 +241,11 @@ def _to_event(response: generation_service_pb2.GenerateResponse) -> TextEvent | 
         case "started":
             started = response.started
             return Started(
-                started.request_id, started.model, started.seed, started.prompt_token_count
+                started.request_id,
+                started.model,
+                started.seed,
+                started.prompt_token_count,
+                started.cached_prompt_token_count,
             )
         case "delta":
             delta = response.delta

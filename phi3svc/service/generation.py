@@ -14,6 +14,7 @@ from phi3svc.engine.events import Completed, Delta, Finished, Started, TextEvent
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.text_stream import generate_text
 from phi3svc.errors import AlreadyExists
+from phi3svc.service.caller import tenant_of
 from phi3svc.service.catalog import Catalog
 from phi3svc.service.convert import GenerateCall, fit_answer, read_generate
 from phi3svc.service.prompt import tokenize_prompt
@@ -41,7 +42,8 @@ class GenerationServicer(
         context: grpc.aio.ServicerContext,
     ) -> AsyncGenerator[generation_service_pb2.GenerateResponse, None]:
         loop = asyncio.get_running_loop()
-        call, work = await loop.run_in_executor(self._threads, self._prepare, request)
+        tenant = tenant_of(context.invocation_metadata())
+        call, work = await loop.run_in_executor(self._threads, self._prepare, request, tenant)
         with self._claim(call.request_id):
             stream = generate_text(
                 self._engine,
@@ -54,7 +56,7 @@ class GenerationServicer(
                     yield response
 
     def _prepare(
-        self, request: generation_service_pb2.GenerateRequest
+        self, request: generation_service_pb2.GenerateRequest, tenant: str
     ) -> tuple[GenerateCall, GenerateRequest]:
         """Runs in a thread: validating and tokenizing a long prompt takes a while."""
         call = read_generate(request, self._catalog)
@@ -67,6 +69,8 @@ class GenerationServicer(
             max_new_tokens=fit_answer(call, len(prompt_ids)),
             stop_token_ids=call.stop_token_ids,
             want_logprobs=call.wants_logprobs,
+            tenant=tenant,
+            cache_salt=call.cache_salt,
         )
 
     @contextmanager
@@ -120,6 +124,7 @@ def _to_response(
             response.started.model = event.model
             response.started.seed = event.seed
             response.started.prompt_token_count = event.prompt_token_count
+            response.started.cached_prompt_token_count = event.cached_prompt_token_count
         case Finished():
             response.finished.reason = _REASONS[event.reason]
             response.finished.stop_string = event.stop_string or ""

@@ -55,12 +55,15 @@ class Violations:
         if len(text) * 4 > MAX_TEXT_BYTES and (num := len(text.encode())) > MAX_TEXT_BYTES:
             self.add(field, f"{num} bytes, must be at most {MAX_TEXT_BYTES}")
 
+    def label(self, field: str, label: str, max_len: int) -> None:
+        """A short text meant for programs and logs; may be empty."""
+        if len(label) > max_len:
+            self.add(field, f"{len(label)} characters, must be at most {max_len}")
+        elif not (label.isascii() and label.isprintable()):
+            self.add(field, f"{label!r}, must be printable ASCII")
+
     def request_id(self, request_id: str) -> None:
-        if len(request_id) > MAX_REQUEST_ID_LEN:
-            size = len(request_id)
-            self.add("request_id", f"{size} characters, must be at most {MAX_REQUEST_ID_LEN}")
-        elif not (request_id.isascii() and request_id.isprintable()):
-            self.add("request_id", f"{request_id!r}, must be printable ASCII")
+        self.label("request_id", request_id, MAX_REQUEST_ID_LEN)
 
 
 def _number(value: float) -> str:

@@ -54,6 +54,8 @@ class ClassificationServiceServicer(object):
     def Classify(self, request, context):
         """Scores every label of a sequence-classification model for each text.
 
+        The header `x-tenant-id` means the same as for GenerationService.Generate.
+
         Statuses: INVALID_ARGUMENT with google.rpc.BadRequest for bad fields, among them an empty
         text or one longer than the model's context; NOT_FOUND for an unknown model;
         FAILED_PRECONDITION when the model has no sequence-classification head; RESOURCE_EXHAUSTED
@@ -67,6 +69,8 @@ class ClassificationServiceServicer(object):
     def ClassifyTokens(self, request, context):
         """Labels every token of each text with a token-classification model, and joins neighbours of
         the same label into entities.
+
+        The header `x-tenant-id` means the same as for GenerationService.Generate.
 
         Statuses: as for Classify; FAILED_PRECONDITION when the model has no token-classification
         head.

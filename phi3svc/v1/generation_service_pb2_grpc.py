@@ -54,6 +54,9 @@ class GenerationServiceServicer(object):
         `completed` did not succeed, and its status says why. Cancelling the call, or its deadline
         passing, stops the work and frees its memory at once.
 
+        The header `x-tenant-id`, up to 128 letters, digits and "._:@/-", says on whose behalf the call
+        is made. Without it, that is the nameless tenant.
+
         Statuses, never reported inside the stream:
         INVALID_ARGUMENT    bad fields; every one is listed in a google.rpc.BadRequest
         NOT_FOUND           no such model

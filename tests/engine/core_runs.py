@@ -25,6 +25,7 @@ class Answer:
     scores: list[list[float]] | None = None
     failure: FailedEvent | None = None
     num_preemptions: int = field(default=0, compare=False)
+    num_cached_prompt_tokens: int = field(default=0, compare=False)
 
     def take(self, event: EngineEvent) -> None:
         assert self.finish is self.scores is self.failure is None, "an event after the end"
@@ -39,6 +40,7 @@ class Answer:
             self.scores = event.scores
         if event.timings is not None:
             self.num_preemptions = event.timings.num_preemptions
+            self.num_cached_prompt_tokens = event.timings.cached_prompt_token_count
 
 
 def make_core(

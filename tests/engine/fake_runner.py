@@ -16,24 +16,25 @@ def next_token(token_ids: list[int], rope_set: int) -> int:
     return (sum((i + 1) * t for i, t in enumerate(token_ids)) * 31 + 17 * rope_set) % 97
 
 
+Content = tuple[str, int, tuple[int, ...]]
+"""What keys and values depend on: who may share them, the factor set, and the tokens so far."""
+
+
 @dataclass
 class FakeRunner:
-    """KV memory that remembers which token, of which sequence, was written into each slot."""
+    """KV memory that remembers what was written into each slot."""
 
     blocks: BlockManager
-    slots: dict[int, tuple[str, int, int, int]] = field(default_factory=dict)
+    slots: dict[int, Content] = field(default_factory=dict)
 
     def run(self, batch: Batch) -> list[ChunkOutput]:
-        owners: dict[int, str] = {}
-        for chunk in batch.chunks:
-            for block_id in chunk.sequence.block_table:
-                assert 0 <= block_id < self.blocks.num_blocks
-                assert block_id not in owners, "two sequences share a block"
-                owners[block_id] = chunk.sequence.request_id
         assert len({c.sequence.request_id for c in batch.chunks}) == len(batch.chunks)
         for chunk in batch.chunks:
             assert chunk.start == chunk.sequence.num_computed < chunk.end
             for position in range(chunk.start, chunk.end):
+                block_id = chunk.sequence.block_table[position // self.blocks.block_size]
+                assert self.blocks.num_holders(block_id) == 1, "a shared block is written"
+                assert not self.blocks.is_cached(block_id), "a kept block is written"
                 self.slots[self._slot(chunk.sequence, position)] = self._content(
                     chunk.sequence, position
                 )
@@ -55,6 +56,7 @@ class FakeRunner:
         size = self.blocks.block_size
         return sequence.block_table[position // size] * size + position % size
 
-    def _content(self, sequence: Sequence, position: int) -> tuple[str, int, int, int]:
-        token_id = sequence.token_ids[position]
-        return sequence.request_id, position, token_id, sequence.rope_set
+    def _content(self, sequence: Sequence, position: int) -> Content:
+        request = sequence.request
+        sharers = request.cache_salt or f"tenant {request.tenant}"
+        return sharers, sequence.rope_set, tuple(sequence.token_ids[: position + 1])

@@ -15,6 +15,8 @@ def generate(
     sampling: SamplingParams = GREEDY,
     stop_token_ids: tuple[int, ...] = (),
     model: str = "tiny",
+    tenant: str = "",
+    cache_salt: str = "",
 ) -> GenerateRequest:
     return GenerateRequest(
         request_id,
@@ -24,10 +26,17 @@ def generate(
         max_new_tokens,
         list(stop_token_ids),
         want_logprobs=True,
+        tenant=tenant,
+        cache_salt=cache_salt,
     )
 
 
 def classify(
-    request_id: str, prompt_ids: list[int], *, per_token: bool = False, model: str = "tiny"
+    request_id: str,
+    prompt_ids: list[int],
+    *,
+    per_token: bool = False,
+    model: str = "tiny",
+    tenant: str = "",
 ) -> ClassifyRequest:
-    return ClassifyRequest(request_id, model, prompt_ids, per_token)
+    return ClassifyRequest(request_id, model, prompt_ids, per_token, tenant)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import ClassifyRequest, SamplingParams
@@ -204,6 +205,10 @@ def test_bad_requests_are_refused_before_they_cost_anything(network: Phi3Network
         core.add(generate("a", [], 1))
     with pytest.raises(PromptTooLong, match="64 tokens, not at most 63"):
         core.add(generate("a", [1] * 64, 1))
+    for field, name in (("tenant", "x-tenant-id"), ("cache_salt", "cache_salt")):
+        request = structs.replace(generate("a", [1], 1), **{field: "x" * 129})
+        with pytest.raises(InvalidRequest, match=f"{name}: 129 characters, not at most 128"):
+            core.add(request)
     with pytest.raises(UnsupportedTask, match="no head for token-classification"):
         core.add(classify("a", [1], per_token=True))
     with pytest.raises(InvalidRequest) as caught:

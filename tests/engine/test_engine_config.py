@@ -26,6 +26,13 @@ def test_a_setting_out_of_range_is_named_with_its_range(
         EngineConfig(**{setting: value})
 
 
+def test_the_prefix_cache_is_on_or_off() -> None:
+    assert EngineConfig().prefix_cache
+    assert not EngineConfig(prefix_cache=False).prefix_cache
+    with pytest.raises(ConfigError, match=r"engine\.prefix_cache=1: must be true or false"):
+        EngineConfig(prefix_cache=1)  # type: ignore[arg-type]
+
+
 def test_zero_threads_means_one_per_available_cpu() -> None:
     assert EngineConfig().num_threads_to_use == len(os.sched_getaffinity(0))
     assert EngineConfig(num_threads=3).num_threads_to_use == 3

@@ -79,7 +79,7 @@ def test_decodes_come_before_prompts_which_are_cut_to_the_budget() -> None:
 def test_first_come_is_first_served_even_when_a_later_one_would_fit() -> None:
     h = Harness(num_blocks=6, max_step_tokens=64)
     h.add(generate("a", [1] * 12, 4))
-    h.add(generate("big", [1] * 16, 4))
+    h.add(generate("big", [2] * 16, 4))
     h.add(generate("small", [1], 2))
     assert shape(h.step()) == [("a", 12)]
     assert shape(h.step()) == [("a", 1)]

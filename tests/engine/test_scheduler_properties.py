@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -45,9 +47,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_step_tokens=st.integers(1, 24),
         max_sequences=st.integers(1, 6),
         original_len=st.integers(2, 40),
+        prefix_cache=st.sampled_from([True, True, True, False]),
     )
     def begin(
-        self, num_blocks: int, max_step_tokens: int, max_sequences: int, original_len: int
+        self,
+        num_blocks: int,
+        max_step_tokens: int,
+        max_sequences: int,
+        original_len: int,
+        prefix_cache: bool,
     ) -> None:
         self.blocks = BlockManager(num_blocks, BLOCK_SIZE)
         config = EngineConfig(
@@ -55,6 +63,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_sequences=max_sequences,
             max_waiting_requests=6,
             max_waiting_tokens=80,
+            prefix_cache=prefix_cache,
         )
         self.original_len = original_len
         self.scheduler = Scheduler(
@@ -66,18 +75,26 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         # Short ones most of the time: several then run at once and outgrow the blocks together.
-        prompt_ids=st.lists(st.integers(0, 9), min_size=1, max_size=6)
+        # Few beginnings, so that many are shared.
+        beginning=st.sampled_from([[], [], [1] * 5, [1, 2] * 4, [1, 2] * 8]),
+        rest_ids=st.lists(st.integers(0, 9), min_size=1, max_size=6)
         | st.lists(st.integers(0, 9), min_size=1, max_size=44),
         max_new_tokens=st.integers(1, 30),
         kind=st.sampled_from(["generate", "generate", "tokens", "text"]),
+        tenant=st.sampled_from(["", "", "other"]),
     )
-    def add(self, prompt_ids: list[int], max_new_tokens: int, kind: str) -> None:
+    def add(
+        self, beginning: list[int], rest_ids: list[int], max_new_tokens: int, kind: str, tenant: str
+    ) -> None:
+        prompt_ids = beginning + rest_ids
         self.num_added += 1
         name = f"r{self.num_added}"
         if kind == "generate":
-            request = generate(name, prompt_ids, max_new_tokens, stop_token_ids=(STOP_ID,))
+            request = generate(
+                name, prompt_ids, max_new_tokens, stop_token_ids=(STOP_ID,), tenant=tenant
+            )
         else:
-            request = classify(name, prompt_ids, per_token=kind == "tokens")
+            request = classify(name, prompt_ids, per_token=kind == "tokens", tenant=tenant)
         sequence = Sequence(request, len(prompt_ids) - 1)
         context_len = min(CONTEXT_LEN, self.blocks.num_blocks * BLOCK_SIZE)
         try:
@@ -108,10 +125,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._step(num_cancels, data)
 
     @invariant()
-    def every_block_has_one_owner_or_none(self) -> None:
-        held = [b for s in self.open.values() for b in s.block_table]
-        assert len(held) == len(set(held))
-        assert len(held) + self.blocks.num_free == self.blocks.num_blocks
+    def every_block_has_as_many_holders_as_are_counted(self) -> None:
+        for sequence in self.open.values():
+            assert len(sequence.block_table) == len(set(sequence.block_table))
+        holders = Counter(b for s in self.open.values() for b in s.block_table)
+        for block_id in range(self.blocks.num_blocks):
+            assert self.blocks.num_holders(block_id) == holders[block_id]
+            assert holders[block_id] <= 1 or self.blocks.is_cached(block_id)
+        assert len(holders) + self.blocks.num_free == self.blocks.num_blocks
 
     @invariant()
     def running_ones_are_older_than_waiting_ones(self) -> None:
@@ -149,10 +170,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _cancel_one(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.open)))
         sequence = self.open.pop(name)
-        num_free, num_held = self.blocks.num_free, len(sequence.block_table)
+        own = [b for b in sequence.block_table if self.blocks.num_holders(b) == 1]
+        num_free = self.blocks.num_free
         self.scheduler.cancel(name)
         assert sequence.has_ended
-        assert self.blocks.num_free == num_free + num_held
+        assert self.blocks.num_free == num_free + len(own)
 
     def _take_ended(self) -> None:
         for name, sequence in list(self.open.items()):

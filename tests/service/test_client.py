@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from phi3svc.engine.events import Completed, Delta, Finished, Started
+from phi3svc.engine.events import Completed, Delta, Finished, Started, Timings, TokenEvent
 from phi3svc.errors import EngineFailed, InvalidRequest, Unavailable
 from phi3svc.service.client import Client
 from phi3svc.service.remote_errors import CallError
@@ -45,6 +45,7 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
         stop_token_ids=[VOCAB["z"]],
         ignore_eos=True,
         coalesce_ms=1,
+        cache_salt="a salt",
     )
     text = "".join([event.text async for event in stream if isinstance(event, Delta)])
     assert text == "abc"
@@ -54,6 +55,25 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 3, 0.75)
     assert (sampling.seed, request.max_new_tokens) == (9, 4)
     assert request.stop_token_ids == [VOCAB["z"]]
+    assert (request.cache_salt, request.tenant) == ("a salt", "")
+
+
+async def test_the_tenant_is_named_in_every_call(harness: Harness) -> None:
+    client = Client(harness.channel, harness.address, tenant="acme:search/v1")
+    assert [event async for event in client.generate("hi")]
+    assert await client.classify(["a+"])
+    assert await client.classify_tokens(["Ab"])
+    assert [r.tenant for r in harness.engine.requests] == ["acme:search/v1"] * 3
+
+
+async def test_what_the_cache_spared_is_told_at_the_start(harness: Harness) -> None:
+    async def answer(engine: FakeEngine, request: Request) -> None:
+        timings = Timings(0.0, 0.0, 0.0, cached_prompt_token_count=2)
+        engine._dispatch([TokenEvent(request.request_id, [EOS_ID], [], "stop_token", timings)])
+
+    harness.engine.script = answer
+    started = await anext(harness.client.generate("abc", request_id="mine", seed=7))
+    assert started == Started("mine", "chat", 7, 3, cached_prompt_token_count=2)
 
 
 async def test_an_empty_list_of_tokens_is_the_servers_to_refuse(harness: Harness) -> None:
