@@ -87,6 +87,10 @@ class Overloaded(Phi3Error):
         self.retry_after_s = retry_after_s
 
 
+class DeadlineExceeded(Phi3Error):
+    """The caller's deadline passed before the answer was complete."""
+
+
 class Unavailable(Phi3Error):
     """The service is starting, draining, or its engine is gone."""
 

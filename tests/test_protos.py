@@ -62,7 +62,7 @@ def test_services_have_the_methods_of_the_contract() -> None:
 
 # Numbers promised to fields that come later: taking one for something else would force a break.
 PLANNED = {
-    "GenerateRequest": (9, 10, 11, 13),
+    "GenerateRequest": (9, 10, 13),
     "SamplingParams": range(5, 12),
     "StopCriteria": (2,),
     "OutputOptions": (2, 4),

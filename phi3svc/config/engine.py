@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phi3svc.errors import ConfigError
 
@@ -22,6 +22,8 @@ class EngineConfig:
     together, 0 for half of what is free once the weights are loaded (never more than the models can
     use). num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what was
     computed for prompts and answers as long as there is room, for requests that begin alike.
+    tenant_weights: shares of the tenants that have another than 1, when they compete for the time
+    that prompts take.
     """
 
     max_step_tokens: int = 512
@@ -31,6 +33,7 @@ class EngineConfig:
     kv_memory_bytes: int = 0
     num_threads: int = 0
     prefix_cache: bool = True
+    tenant_weights: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check("max_step_tokens", 1, 1 << 20)
@@ -41,6 +44,9 @@ class EngineConfig:
         self._check("num_threads", 0, 1024)
         if not isinstance(self.prefix_cache, bool):
             raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
+        for tenant, weight in self.tenant_weights.items():
+            if not isinstance(weight, int) or not 1 <= weight <= 100:
+                raise ConfigError(f"engine.tenant_weights.{tenant}={weight}: must be 1 to 100")
 
     def _check(self, setting: str, low: int, high: int) -> None:
         value = getattr(self, setting)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phi3svc.engine.scheduler import Batch
+from phi3svc.engine.chunks import Batch
 from phi3svc.engine.sequence import OutputKind
 from phi3svc.model import inputs
 from phi3svc.model.inputs import ModelInput

@@ -8,12 +8,13 @@ import uuid
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.chunks import Batch, ChunkOutput
 from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, check_request
 from phi3svc.engine.runner import Runner
-from phi3svc.engine.scheduler import Batch, ChunkOutput, Scheduler
+from phi3svc.engine.scheduler import Scheduler
 from phi3svc.engine.sequence import SampledToken, Sequence
-from phi3svc.errors import EngineFailed, UnsupportedTask
+from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
 from phi3svc.ops import PAGE_SIZE
@@ -66,13 +67,15 @@ class EngineCore:
         If the step itself fails, so do the requests of its batch, and no others.
         """
         batch = self._scheduler.schedule()
+        failures: list[EngineEvent] = [_expired(sequence) for sequence in batch.expired]
+        if not batch.chunks:
+            return failures
         try:
             outputs = self._runner.run(batch)
         except Exception:
             incident = _new_incident()
             logger.exception("incident %s: a step failed", incident)
-            return [self._fail(chunk.sequence, incident) for chunk in batch.chunks]
-        failures: list[EngineEvent] = []
+            return failures + [self._fail(chunk.sequence, incident) for chunk in batch.chunks]
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             if not _is_finite(output):
                 incident = _new_incident()
@@ -85,6 +88,11 @@ class EngineCore:
         self._scheduler.cancel(sequence.request_id)
         error = EngineFailed(f"internal error, incident {incident}")
         return FailedEvent.from_error(sequence.request_id, error)
+
+
+def _expired(sequence: Sequence) -> FailedEvent:
+    error = DeadlineExceeded(f"{sequence.num_generated} tokens were generated until the deadline")
+    return FailedEvent.from_error(sequence.request_id, error)
 
 
 def _events(batch: Batch, outputs: list[ChunkOutput]) -> list[EngineEvent]:

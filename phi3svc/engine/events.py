@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from phi3svc.errors import (
+    DeadlineExceeded,
     EngineFailed,
     FieldViolation,
     InvalidRequest,
@@ -30,6 +31,7 @@ FailureKind = Literal[
     "prompt_too_long",
     "unsupported_task",
     "overloaded",
+    "deadline_exceeded",
     "unavailable",
     "engine_failed",
 ]
@@ -101,6 +103,8 @@ class FailedEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=Tr
                 return error_type(*(FieldViolation(*violation) for violation in self.violations))
             case "overloaded":
                 return Overloaded(self.message, self.retry_after_s)
+            case "deadline_exceeded":
+                return DeadlineExceeded(self.message)
             case "unsupported_task":
                 return UnsupportedTask(self.message)
             case "unavailable":
@@ -114,6 +118,7 @@ _FAILURE_KINDS: dict[type[BaseException], FailureKind] = {
     PromptTooLong: "prompt_too_long",
     UnsupportedTask: "unsupported_task",
     Overloaded: "overloaded",
+    DeadlineExceeded: "deadline_exceeded",
     Unavailable: "unavailable",
 }
 

@@ -7,6 +7,7 @@ out of range is a `msgspec.ValidationError`.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -20,9 +21,11 @@ MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
 MAX_STOP_TOKEN_IDS = 1024
 MAX_SHARER_LEN = 128
+MAX_PRIORITY = 100
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 SharerName = Annotated[str, Meta(max_length=MAX_SHARER_LEN)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
@@ -65,7 +68,8 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     ends, with reason `length` in both cases. stop_token_ids: the stream ends with any of these,
     which is then its last token; empty to ignore end-of-sequence tokens. tenant: on whose behalf.
     cache_salt: the request shares cached prompts with those of the same salt; if empty, with those
-    of its tenant that have none either.
+    of its tenant that have none either. priority: among the waiting requests of a tenant, higher
+    ones start first. deadline_s: by this machine's monotonic clock; the request ends there, failed.
     """
 
     request_id: RequestId
@@ -77,6 +81,8 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     want_logprobs: bool = False
     tenant: SharerName = ""
     cache_salt: SharerName = ""
+    priority: Priority = 0
+    deadline_s: float | None = None
 
     @property
     def task(self) -> str:
@@ -86,7 +92,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
 class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="classify"):
     """Score a text with the model's head: every token, or the last one for the whole text.
 
-    tenant, cache_salt: as in GenerateRequest.
+    tenant, cache_salt, priority, deadline_s: as in GenerateRequest.
     """
 
     request_id: RequestId
@@ -95,6 +101,8 @@ class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="clas
     per_token: bool = False
     tenant: SharerName = ""
     cache_salt: SharerName = ""
+    priority: Priority = 0
+    deadline_s: float | None = None
 
     @property
     def task(self) -> str:
@@ -123,6 +131,11 @@ def check_request(request: Request, vocab_size: int, context_len: int) -> None:
         if len(name) > MAX_SHARER_LEN:
             size = f"{len(name)} characters, not at most {MAX_SHARER_LEN}"
             violations.append(FieldViolation(field, size))
+    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
+        allowed = f"not in {-MAX_PRIORITY}..{MAX_PRIORITY}"
+        violations.append(FieldViolation("priority", f"{request.priority}, {allowed}"))
+    if request.deadline_s is not None and math.isnan(request.deadline_s):
+        violations.append(FieldViolation("deadline_s", "not a number"))
     if isinstance(request, GenerateRequest):
         violations += request.sampling.violations() + _stop_violations(request)
     if violations:

@@ -6,8 +6,8 @@ import torch
 
 from phi3svc import ops
 from phi3svc.engine.batch import OutputRows, int32_tensor, to_model_input
+from phi3svc.engine.chunks import Batch, ChunkOutput
 from phi3svc.engine.sampler import sample
-from phi3svc.engine.scheduler import Batch, ChunkOutput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
 

@@ -1,15 +1,34 @@
-"""What a call says about its caller besides the request: the headers."""
+"""What a call says besides its request: for whom, and until when."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+import grpc.aio
 
 from phi3svc.engine.request import MAX_SHARER_LEN
 from phi3svc.errors import InvalidRequest
 
 TENANT_HEADER = "x-tenant-id"
 _TENANT = re.compile(rf"[A-Za-z0-9._:@/-]{{1,{MAX_SHARER_LEN}}}")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """tenant: on whose behalf. deadline_s: by this machine's monotonic clock; None without one."""
+
+    tenant: str
+    deadline_s: float | None
+
+    @classmethod
+    def of(cls, context: grpc.aio.ServicerContext) -> Caller:
+        """Raises InvalidRequest for a bad header."""
+        left_s = context.time_remaining()
+        deadline_s = None if left_s is None else time.monotonic() + left_s
+        return cls(tenant_of(context.invocation_metadata()), deadline_s)
 
 
 def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

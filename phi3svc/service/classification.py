@@ -12,7 +12,7 @@ import grpc.aio
 from phi3svc.engine.async_engine import EngineClient
 from phi3svc.engine.request import ClassifyRequest
 from phi3svc.errors import FieldViolation, InvalidRequest, PromptTooLong
-from phi3svc.service.caller import tenant_of
+from phi3svc.service.caller import Caller
 from phi3svc.service.catalog import Catalog
 from phi3svc.service.convert import ClassifyCall, read_classify
 from phi3svc.service.labels import to_classification, to_token_classification
@@ -46,9 +46,9 @@ class ClassificationServicer(
         request: classification_service_pb2.ClassifyRequest,
         context: grpc.aio.ServicerContext,
     ) -> classification_service_pb2.ClassifyResponse:
-        tenant = tenant_of(context.invocation_metadata())
+        caller = Caller.of(context)
         call, texts = await self._in_thread(self._prepare, request, "sequence-classification")
-        scores = await self._score(call, texts, tenant, per_token=False)
+        scores = await self._score(call, texts, caller, per_token=False)
         config = call.model.info.config
         return classification_service_pb2.ClassifyResponse(
             results=[to_classification(rows[0], config) for rows in scores]
@@ -59,9 +59,9 @@ class ClassificationServicer(
         request: classification_service_pb2.ClassifyTokensRequest,
         context: grpc.aio.ServicerContext,
     ) -> classification_service_pb2.ClassifyTokensResponse:
-        tenant = tenant_of(context.invocation_metadata())
+        caller = Caller.of(context)
         call, texts = await self._in_thread(self._prepare, request, "token-classification")
-        scores = await self._score(call, texts, tenant, per_token=True)
+        scores = await self._score(call, texts, caller, per_token=True)
         return await self._in_thread(_label_tokens, call, texts, scores)
 
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
@@ -74,7 +74,7 @@ class ClassificationServicer(
         return call, texts
 
     async def _score(
-        self, call: ClassifyCall, texts: Sequence[Tokens], tenant: str, *, per_token: bool
+        self, call: ClassifyCall, texts: Sequence[Tokens], caller: Caller, *, per_token: bool
     ) -> list[Scores]:
         """Raw scores of each text; the first that fails ends the others."""
         free = asyncio.Semaphore(MAX_PARALLEL_TEXTS)
@@ -82,7 +82,14 @@ class ClassificationServicer(
         async def score(ids: list[int]) -> Scores:
             async with free:
                 model = call.model.info.name
-                request = ClassifyRequest(call.request_id, model, ids, per_token, tenant)
+                request = ClassifyRequest(
+                    call.request_id,
+                    model,
+                    ids,
+                    per_token,
+                    tenant=caller.tenant,
+                    deadline_s=caller.deadline_s,
+                )
                 return (await self._engine.classify(request)).scores
 
         try:

@@ -140,12 +140,14 @@ class Client:
         wants_token_ids: bool = False,
         coalesce_ms: int = 0,
         cache_salt: str = "",
+        priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TextEvent, None]:
         """Yields Started, Deltas, Finished, Completed. Closing the iterator cancels the call.
 
         prompt: text, a conversation as (role, content) turns, or token ids. cache_salt: share
-        cached prompts only with calls that give the same one.
+        cached prompts only with calls that give the same one. priority: -100 to 100, higher starts
+        first among what waits of the same tenant.
         """
         request = generation_service_pb2.GenerateRequest(
             model=model,
@@ -163,6 +165,7 @@ class Client:
                 logprobs=wants_logprobs, token_ids=wants_token_ids, coalesce_ms=coalesce_ms
             ),
             cache_salt=cache_salt,
+            priority=priority,
         )
         _set_prompt(request, prompt)
         call = self._generation.Generate(request, timeout=timeout_s, metadata=self._metadata)

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phi3svc.config.model import GenerationDefaults
-from phi3svc.engine.request import MAX_SHARER_LEN, MAX_TEMPERATURE, MAX_TOP_K, SamplingParams
+from phi3svc.engine.request import (
+    MAX_PRIORITY,
+    MAX_SHARER_LEN,
+    MAX_TEMPERATURE,
+    MAX_TOP_K,
+    SamplingParams,
+)
 from phi3svc.errors import FieldViolation, PromptTooLong
 from phi3svc.service.catalog import Catalog, ServedModel
 from phi3svc.service.validation import Violations
@@ -50,6 +56,7 @@ class GenerateCall:
     wants_token_ids: bool
     coalesce_ms: int
     cache_salt: str
+    priority: int
 
     @property
     def input_field(self) -> str:
@@ -83,6 +90,7 @@ def read_generate(
     _check_sampling(request.sampling, violations)
     _check_stop(request.stop, model, violations)
     violations.number("output.coalesce_ms", request.output.coalesce_ms, 0, MAX_COALESCE_MS)
+    violations.number("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
     violations.label("cache_salt", request.cache_salt, MAX_SHARER_LEN)
     violations.raise_if_any()
     assert model is not None  # else there is a violation
@@ -100,6 +108,7 @@ def read_generate(
         wants_token_ids=request.output.token_ids,
         coalesce_ms=request.output.coalesce_ms,
         cache_salt=request.cache_salt,
+        priority=request.priority,
     )
 
 

@@ -14,7 +14,7 @@ from phi3svc.engine.events import Completed, Delta, Finished, Started, TextEvent
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.text_stream import generate_text
 from phi3svc.errors import AlreadyExists
-from phi3svc.service.caller import tenant_of
+from phi3svc.service.caller import Caller
 from phi3svc.service.catalog import Catalog
 from phi3svc.service.convert import GenerateCall, fit_answer, read_generate
 from phi3svc.service.prompt import tokenize_prompt
@@ -42,8 +42,8 @@ class GenerationServicer(
         context: grpc.aio.ServicerContext,
     ) -> AsyncGenerator[generation_service_pb2.GenerateResponse, None]:
         loop = asyncio.get_running_loop()
-        tenant = tenant_of(context.invocation_metadata())
-        call, work = await loop.run_in_executor(self._threads, self._prepare, request, tenant)
+        caller = Caller.of(context)
+        call, work = await loop.run_in_executor(self._threads, self._prepare, request, caller)
         with self._claim(call.request_id):
             stream = generate_text(
                 self._engine,
@@ -56,7 +56,7 @@ class GenerationServicer(
                     yield response
 
     def _prepare(
-        self, request: generation_service_pb2.GenerateRequest, tenant: str
+        self, request: generation_service_pb2.GenerateRequest, caller: Caller
     ) -> tuple[GenerateCall, GenerateRequest]:
         """Runs in a thread: validating and tokenizing a long prompt takes a while."""
         call = read_generate(request, self._catalog)
@@ -69,8 +69,10 @@ class GenerationServicer(
             max_new_tokens=fit_answer(call, len(prompt_ids)),
             stop_token_ids=call.stop_token_ids,
             want_logprobs=call.wants_logprobs,
-            tenant=tenant,
+            tenant=caller.tenant,
             cache_salt=call.cache_salt,
+            priority=call.priority,
+            deadline_s=caller.deadline_s,
         )
 
     @contextmanager

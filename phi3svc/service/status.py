@@ -1,15 +1,16 @@
 """The one place where errors become gRPC statuses, with rich details.
 
-| error           | code                | details                                            |
-|-----------------|---------------------|----------------------------------------------------|
-| InvalidRequest  | INVALID_ARGUMENT    | BadRequest, ErrorInfo INVALID_REQUEST              |
-| PromptTooLong   | INVALID_ARGUMENT    | BadRequest, ErrorInfo CONTEXT_LENGTH_EXCEEDED      |
-| NotFound        | NOT_FOUND           | ResourceInfo, ErrorInfo NOT_FOUND                  |
-| AlreadyExists   | ALREADY_EXISTS      | ErrorInfo ALREADY_EXISTS                           |
-| UnsupportedTask | FAILED_PRECONDITION | ErrorInfo UNSUPPORTED_TASK                         |
-| Overloaded      | RESOURCE_EXHAUSTED  | RetryInfo, ErrorInfo OVERLOADED, pushback trailer  |
-| Unavailable     | UNAVAILABLE         | RetryInfo, ErrorInfo UNAVAILABLE                   |
-| everything else | INTERNAL            | ErrorInfo INTERNAL with an id; the log has the rest |
+| error            | code                | details                                             |
+|------------------|---------------------|-----------------------------------------------------|
+| InvalidRequest   | INVALID_ARGUMENT    | BadRequest, ErrorInfo INVALID_REQUEST               |
+| PromptTooLong    | INVALID_ARGUMENT    | BadRequest, ErrorInfo CONTEXT_LENGTH_EXCEEDED       |
+| NotFound         | NOT_FOUND           | ResourceInfo, ErrorInfo NOT_FOUND                   |
+| AlreadyExists    | ALREADY_EXISTS      | ErrorInfo ALREADY_EXISTS                            |
+| UnsupportedTask  | FAILED_PRECONDITION | ErrorInfo UNSUPPORTED_TASK                          |
+| Overloaded       | RESOURCE_EXHAUSTED  | RetryInfo, ErrorInfo OVERLOADED, pushback trailer   |
+| DeadlineExceeded | DEADLINE_EXCEEDED   | ErrorInfo DEADLINE_EXCEEDED                         |
+| Unavailable      | UNAVAILABLE         | RetryInfo, ErrorInfo UNAVAILABLE                    |
+| everything else  | INTERNAL            | ErrorInfo INTERNAL with an id; the log has the rest |
 
 Details travel as `google.rpc.Status` in the trailer `grpc-status-details-bin`.
 """
@@ -28,6 +29,7 @@ from grpc_status import rpc_status
 
 from phi3svc.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     NotFound,
@@ -104,6 +106,9 @@ def _describe(error: Exception) -> tuple[grpc.StatusCode, str, list[Message]]:
         case Overloaded():
             details = [_retry(error.retry_after_s), _info("OVERLOADED")]
             return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), details
+        case DeadlineExceeded():
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            return code, str(error), [_info("DEADLINE_EXCEEDED")]
         case Unavailable():
             details = [_retry(UNAVAILABLE_RETRY_S), _info("UNAVAILABLE")]
             return grpc.StatusCode.UNAVAILABLE, str(error), details

@@ -62,6 +62,7 @@ class GenerationServiceServicer(object):
         NOT_FOUND           no such model
         ALREADY_EXISTS      `request_id` is in use by a running request
         FAILED_PRECONDITION the model cannot generate text
+        DEADLINE_EXCEEDED   the deadline passed, whether the request was waiting or running
         RESOURCE_EXHAUSTED  too many requests wait; google.rpc.RetryInfo says when to try again
         UNAVAILABLE         the server is starting or draining
         INTERNAL            a fault of the server, with an id for its log

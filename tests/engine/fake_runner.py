@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from phi3svc.engine.blocks import BlockManager
-from phi3svc.engine.scheduler import Batch, ChunkOutput
+from phi3svc.engine.chunks import Batch, ChunkOutput
 from phi3svc.engine.sequence import OutputKind, SampledToken, Sequence
 
 STOP_ID = 7

@@ -17,6 +17,8 @@ def generate(
     model: str = "tiny",
     tenant: str = "",
     cache_salt: str = "",
+    priority: int = 0,
+    deadline_s: float | None = None,
 ) -> GenerateRequest:
     return GenerateRequest(
         request_id,
@@ -28,6 +30,8 @@ def generate(
         want_logprobs=True,
         tenant=tenant,
         cache_salt=cache_salt,
+        priority=priority,
+        deadline_s=deadline_s,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from msgspec import structs
 
 from phi3svc.engine.core import EngineCore
+from phi3svc.engine.events import FailedEvent
 from phi3svc.engine.request import ClassifyRequest, SamplingParams
-from phi3svc.errors import InvalidRequest, PromptTooLong, UnsupportedTask
+from phi3svc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, UnsupportedTask
 from phi3svc.model.loader import load_network
 from phi3svc.model.phi3 import Phi3Network
 from tests.engine.core_runs import make_core, mixed_requests, poison, run, run_alone
@@ -136,6 +138,19 @@ def test_cancelling_frees_blocks_at_once(network: Phi3Network) -> None:
     assert not core.has_work
 
 
+def test_a_deadline_that_passes_ends_its_request_alone(network: Phi3Network) -> None:
+    core = make_core(network, num_blocks=32)
+    core.add(generate("late", random_ids(20), 100, deadline_s=time.monotonic() - 1))
+    (event,) = core.step()
+    assert isinstance(event, FailedEvent)
+    assert (event.request_id, event.kind) == ("late", "deadline_exceeded")
+    assert isinstance(event.to_error(), DeadlineExceeded)
+    assert not core.has_work
+    assert core.num_free_blocks == 32
+    in_time = generate("in time", random_ids(20), 3, deadline_s=time.monotonic() + 60)
+    assert run(core, [in_time])["in time"].finish == "length"
+
+
 def test_a_row_of_nan_fails_its_request_alone(tiny: Path) -> None:
     network = load_network(tiny)
     requests = mixed_requests(6)
@@ -205,6 +220,9 @@ def test_bad_requests_are_refused_before_they_cost_anything(network: Phi3Network
         core.add(generate("a", [], 1))
     with pytest.raises(PromptTooLong, match="64 tokens, not at most 63"):
         core.add(generate("a", [1] * 64, 1))
+    for field, value in (("priority", 101), ("priority", -101), ("deadline_s", float("nan"))):
+        with pytest.raises(InvalidRequest, match=field):
+            core.add(structs.replace(generate("a", [1], 1), **{field: value}))
     for field, name in (("tenant", "x-tenant-id"), ("cache_salt", "cache_salt")):
         request = structs.replace(generate("a", [1], 1), **{field: "x" * 129})
         with pytest.raises(InvalidRequest, match=f"{name}: 129 characters, not at most 128"):

@@ -33,6 +33,12 @@ def test_the_prefix_cache_is_on_or_off() -> None:
         EngineConfig(prefix_cache=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weight", [0, 101, 1.5])
+def test_a_weight_out_of_range_is_named(weight: int) -> None:
+    with pytest.raises(ConfigError, match=rf"engine\.tenant_weights\.gold={weight}: must be 1 to"):
+        EngineConfig(tenant_weights={"gold": weight})
+
+
 def test_zero_threads_means_one_per_available_cpu() -> None:
     assert EngineConfig().num_threads_to_use == len(os.sched_getaffinity(0))
     assert EngineConfig(num_threads=3).num_threads_to_use == 3

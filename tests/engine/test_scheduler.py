@@ -6,8 +6,9 @@ import pytest
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.chunks import Batch
 from phi3svc.engine.request import Request
-from phi3svc.engine.scheduler import Batch, Scheduler
+from phi3svc.engine.scheduler import Scheduler
 from phi3svc.engine.sequence import Sequence, SequenceStatus
 from phi3svc.errors import InvalidRequest, Overloaded, PromptTooLong
 from tests.engine.fake_runner import FakeRunner, next_token

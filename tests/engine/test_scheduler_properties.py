@@ -13,12 +13,13 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from msgspec import structs
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.scheduler import Scheduler
-from phi3svc.engine.sequence import Sequence, SequenceStatus
+from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import Overloaded, PromptTooLong
 from tests.engine.fake_runner import STOP_ID, FakeRunner, next_token
 from tests.engine.requests import classify, generate
@@ -48,6 +49,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_sequences=st.integers(1, 6),
         original_len=st.integers(2, 40),
         prefix_cache=st.sampled_from([True, True, True, False]),
+        quantum=st.integers(1, 12),
     )
     def begin(
         self,
@@ -56,6 +58,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_sequences: int,
         original_len: int,
         prefix_cache: bool,
+        quantum: int,
     ) -> None:
         self.blocks = BlockManager(num_blocks, BLOCK_SIZE)
         config = EngineConfig(
@@ -67,8 +70,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.original_len = original_len
         self.scheduler = Scheduler(
-            config, self.blocks, CONTEXT_LEN, lambda n: int(n > original_len)
+            config,
+            self.blocks,
+            CONTEXT_LEN,
+            lambda n: int(n > original_len),
+            quantum=quantum,
+            clock=lambda: self.now_s,
         )
+        self.now_s = 0.0
         self.runner = FakeRunner(self.blocks)
         self.open: dict[str, Sequence] = {}
         self.num_added = 0
@@ -82,9 +91,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_new_tokens=st.integers(1, 30),
         kind=st.sampled_from(["generate", "generate", "tokens", "text"]),
         tenant=st.sampled_from(["", "", "other"]),
+        priority=st.sampled_from([0, 0, 5]),
+        deadline_s=st.none() | st.none() | st.integers(0, 60),
     )
     def add(
-        self, beginning: list[int], rest_ids: list[int], max_new_tokens: int, kind: str, tenant: str
+        self,
+        beginning: list[int],
+        rest_ids: list[int],
+        max_new_tokens: int,
+        kind: str,
+        tenant: str,
+        priority: int,
+        deadline_s: int | None,
     ) -> None:
         prompt_ids = beginning + rest_ids
         self.num_added += 1
@@ -95,6 +113,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             )
         else:
             request = classify(name, prompt_ids, per_token=kind == "tokens", tenant=tenant)
+        request = structs.replace(request, priority=priority, deadline_s=deadline_s)
         sequence = Sequence(request, len(prompt_ids) - 1)
         context_len = min(CONTEXT_LEN, self.blocks.num_blocks * BLOCK_SIZE)
         try:
@@ -134,11 +153,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert holders[block_id] <= 1 or self.blocks.is_cached(block_id)
         assert len(holders) + self.blocks.num_free == self.blocks.num_blocks
 
-    @invariant()
-    def running_ones_are_older_than_waiting_ones(self) -> None:
-        is_running = [s.status is SequenceStatus.RUNNING for s in self.open.values()]
-        assert is_running == sorted(is_running, reverse=True)
-
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
@@ -156,16 +170,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
 
     def _step(self, num_cancels: int, data: st.DataObject | None = None) -> None:
+        self.now_s += 1
+        late = [
+            sequence
+            for sequence in self.open.values()
+            if sequence.request.deadline_s is not None and sequence.request.deadline_s <= self.now_s
+        ]
         batch = self.scheduler.schedule()
-        assert batch.chunks, "no progress"
+        assert set(batch.expired) == set(late)
+        for sequence in late:
+            assert sequence.has_ended
+            assert not sequence.block_table
+            del self.open[sequence.request_id]
+        assert batch.chunks or not self.open, "no progress"
         outputs = self.runner.run(batch)
         for _ in range(min(num_cancels, len(self.open))):
             assert data is not None
             self._cancel_one(data)
         self.scheduler.commit(batch, outputs)
         self._take_ended()
-        # Also between the steps of one rule.
-        self.running_ones_are_older_than_waiting_ones()
 
     def _cancel_one(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.open)))
@@ -194,7 +217,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
-from phi3svc.errors import InvalidRequest
+from phi3svc.engine.events import FailedEvent
+from phi3svc.errors import DeadlineExceeded, InvalidRequest
 from phi3svc.service.caller import tenant_of
 from phi3svc.v1 import classification_service_pb2
 from tests.service.conftest import Harness
+from tests.service.fake_engine import FakeEngine, Request
 from tests.service.test_generate import drain, failure
 from tests.service.test_validation import generate_request
 
@@ -44,3 +48,23 @@ async def test_a_bad_header_fails_the_call_before_it_costs_anything(harness: Har
     assert not harness.engine.requests
     await drain(harness.generation.Generate(generate_request({})))
     assert len(harness.engine.requests) == 1
+
+
+async def test_every_text_has_the_deadline_of_its_call(harness: Harness) -> None:
+    assert await harness.client.classify(["a+", "b-"], timeout_s=60)
+    assert await harness.client.classify_tokens(["Ab"])
+    deadlines = [request.deadline_s for request in harness.engine.requests]
+    assert deadlines[0] is not None
+    assert deadlines[0] == deadlines[1] <= time.monotonic() + 60
+    assert deadlines[2] is None
+
+
+async def test_a_deadline_that_the_engine_sees_first_has_the_same_status(harness: Harness) -> None:
+    async def expire(engine: FakeEngine, request: Request) -> None:
+        error = DeadlineExceeded("3 tokens were generated until the deadline")
+        engine._dispatch([FailedEvent.from_error(request.request_id, error)])
+
+    harness.engine.script = expire
+    error = await failure(harness.generation.Generate(generate_request({})))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error.details() == "3 tokens were generated until the deadline"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
@@ -46,6 +48,8 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
         ignore_eos=True,
         coalesce_ms=1,
         cache_salt="a salt",
+        priority=-100,
+        timeout_s=60,
     )
     text = "".join([event.text async for event in stream if isinstance(event, Delta)])
     assert text == "abc"
@@ -55,7 +59,9 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 3, 0.75)
     assert (sampling.seed, request.max_new_tokens) == (9, 4)
     assert request.stop_token_ids == [VOCAB["z"]]
-    assert (request.cache_salt, request.tenant) == ("a salt", "")
+    assert (request.cache_salt, request.tenant, request.priority) == ("a salt", "", -100)
+    assert request.deadline_s is not None
+    assert 50 < request.deadline_s - time.monotonic() <= 60
 
 
 async def test_the_tenant_is_named_in_every_call(harness: Harness) -> None:

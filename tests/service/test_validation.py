@@ -29,6 +29,8 @@ BAD_GENERATE: list[tuple[dict[str, Any], str]] = [
     ({"request_id": "x" * 129}, "request_id"),
     ({"request_id": "a\nb"}, "request_id"),
     ({"request_id": "é"}, "request_id"),
+    ({"priority": 101}, "priority"),
+    ({"priority": -101}, "priority"),
     ({"cache_salt": "x" * 129}, "cache_salt"),
     ({"cache_salt": "a\tb"}, "cache_salt"),
     ({"token_ids": {}}, "token_ids.ids"),
