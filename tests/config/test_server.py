@@ -93,6 +93,8 @@ def test_model_flag_names_source_and_name(text: str, expected: ModelSpec) -> Non
         ("engine = 7", "engine"),
         ("[engine]\nmax_step_tokens = 0", "max_step_tokens"),
         ("[engine]\nnum_threads = true", "num_threads"),
+        ("[engine]\nprefix_cache = 1", "prefix_cache"),
+        ("[engine.tenant_weights]\ngold = 0", "tenant_weights.gold=0"),
         ("grace_s = ", "settings.toml"),
         ("speed = 11", "speed"),
     ],
