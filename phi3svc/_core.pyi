@@ -71,6 +71,18 @@ def sample(
     positions: Tensor,
     out_ids: Tensor,
     out_logprobs: Tensor,
+    *,
+    min_p: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    repetition: Tensor | None = None,
+    presence: Tensor | None = None,
+    frequency: Tensor | None = None,
+    seen_starts: Tensor | None = None,
+    seen_ids: Tensor | None = None,
+    seen_counts: Tensor | None = None,
+    bias_starts: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    bias_values: Tensor | None = None,
 ) -> None: ...
 def isa() -> str: ...
 def available_isas() -> list[str]: ...

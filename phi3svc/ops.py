@@ -38,8 +38,10 @@ from phi3svc._core import (
 
 __all__ = [
     "PAGE_SIZE",
+    "Biases",
     "Error",
     "PackedLinear",
+    "Penalties",
     "attention",
     "available_isas",
     "build_info",
@@ -262,6 +264,38 @@ def classify_head(
     _core.classify_head(h, rows, norm_weight, weight.data, bias, normed, scores, eps=eps)
 
 
+@dataclass(frozen=True)
+class Penalties:
+    """What the rows of `sample` have seen, and what that costs a token.
+
+    repetition: float32 [n] above 0, 1 is off; divides the logit of a seen token when positive, else
+    multiplies it. presence, frequency: float32 [n], 0 is off; subtracted once, and once per
+    occurrence, from the logit of a token that the answer has. Row i owns the entries
+    starts[i] .. starts[i + 1], starts int32 [n + 1]; an entry, unique in its row, is a token_ids
+    int32 [c] and how often the answer has it, counts int32 [c], 0 when only the prompt has it.
+    """
+
+    repetition: Tensor
+    presence: Tensor
+    frequency: Tensor
+    starts: Tensor
+    token_ids: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What `sample` adds to single logits; -inf forbids a token.
+
+    Row i owns the entries starts[i] .. starts[i + 1], starts int32 [n + 1]: token_ids int32 [b] and
+    values float32 [b]. What is said of a token more than once adds up.
+    """
+
+    starts: Tensor
+    token_ids: Tensor
+    values: Tensor
+
+
 def sample(
     logits: Tensor,
     temperature: Tensor,
@@ -272,19 +306,27 @@ def sample(
     positions: Tensor,
     out_ids: Tensor,
     out_logprobs: Tensor,
+    *,
+    min_p: Tensor | None = None,
+    typical_p: Tensor | None = None,
+    penalties: Penalties | None = None,
+    biases: Biases | None = None,
 ) -> None:
     """Draw one token per row; the draw is a function of (seed, sequence index, position) alone.
 
-    Temperature, top-k (ties of the k-th kept) and top-p have the meaning and the order of
-    transformers' processors. The uniform number is u = (word0 >> 8) · 2⁻²⁴ of Philox4x32-10 (Salmon
-    et al. 2011) with key (seed low, seed high) and counter (position, sequence index, 0, 0). Kept
-    tokens are walked by rising id until their cumulative weight exceeds u · total.
+    Repetition penalty, presence and frequency penalty, biases, temperature, top-k (ties of the k-th
+    kept), top-p, min-p and typical-p apply in this order, with the meaning of transformers'
+    processors where it has one. Greedy rows have all up to the biases. The uniform number is
+    u = (word0 >> 8) · 2⁻²⁴ of Philox4x32-10 (Salmon et al. 2011) with key (seed low, seed high) and
+    counter (position, sequence index, 0, 0). Kept tokens are walked by rising id until their
+    cumulative weight exceeds u · total.
 
     logits: float32 [n, V]; temperature: float32 [n], 0 is greedy and the lowest id wins a tie;
     top_k: int32 [n], 0 is off; top_p: float32 [n] in (0, 1], 1 is off; seeds: int64 [n], the bits
-    of a uint64; sequence_indices, positions: int32 [n]; out_ids: int32 [n]; out_logprobs: float32
-    [n], log softmax of the raw logits at the drawn token. A row without a finite logit, or with a
-    NaN or +inf in it, gets id -1 and logprob NaN; -inf is never drawn.
+    of a uint64; sequence_indices, positions: int32 [n]; min_p: float32 [n] in [0, 1], 0 is off;
+    typical_p: float32 [n] in (0, 1], 1 is off; out_ids: int32 [n]; out_logprobs: float32 [n], log
+    softmax of the raw logits at the drawn token. A row without a finite logit, before or after
+    biases, or with a NaN or +inf in it, gets id -1 and logprob NaN; -inf is never drawn.
     """
     _core.sample(
         logits,
@@ -296,7 +338,30 @@ def sample(
         positions,
         out_ids,
         out_logprobs,
+        min_p=min_p,
+        typical_p=typical_p,
+        **{} if penalties is None else _penalty_arguments(penalties),
+        **{} if biases is None else _bias_arguments(biases),
     )
+
+
+def _penalty_arguments(penalties: Penalties) -> dict[str, Tensor]:
+    return {
+        "repetition": penalties.repetition,
+        "presence": penalties.presence,
+        "frequency": penalties.frequency,
+        "seen_starts": penalties.starts,
+        "seen_ids": penalties.token_ids,
+        "seen_counts": penalties.counts,
+    }
+
+
+def _bias_arguments(biases: Biases) -> dict[str, Tensor]:
+    return {
+        "bias_starts": biases.starts,
+        "bias_ids": biases.token_ids,
+        "bias_values": biases.values,
+    }
 
 
 def _num_panels(num_rows: int) -> int:

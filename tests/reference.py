@@ -8,7 +8,7 @@ computation that a kernel must not be worse than. Shape letters as in `phi3svc.o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -179,8 +179,37 @@ def uniform(seed: int, sequence_idx: int, position: int) -> float:
     return (word >> 8) * 2.0**-24
 
 
-def distribution(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Probabilities [V] after transformers' temperature, top-k and top-p processors, float64."""
+def penalized(
+    logits: Tensor,
+    prompt_ids: Sequence[int],
+    answer_ids: Sequence[int],
+    repetition: float = 1.0,
+    presence: float = 0.0,
+    frequency: float = 0.0,
+    bias: Mapping[int, float] | None = None,
+) -> Tensor:
+    """Logits [V] after the penalties for the tokens seen, then the biases; float64."""
+    scores = logits.double()
+    for token in {*prompt_ids, *answer_ids}:
+        scores[token] *= repetition if scores[token] < 0 else 1 / repetition
+    for token in answer_ids:
+        scores[token] -= frequency
+    for token in set(answer_ids):
+        scores[token] -= presence
+    for token, value in (bias or {}).items():
+        scores[token] += value
+    return scores
+
+
+def distribution(
+    logits: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
+) -> Tensor:
+    """Probabilities [V] after transformers' processors of these names, float64."""
     scores = logits.double() / temperature
     if top_k:
         kth = scores.topk(min(top_k, scores.numel())).values[-1]
@@ -190,6 +219,16 @@ def distribution(logits: Tensor, temperature: float, top_k: int, top_p: float) -
         removed = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
         removed[-1] = False
         scores = scores.masked_fill(removed.scatter(0, order, removed), -math.inf)
+    probabilities = scores.softmax(-1)
+    scores = scores.masked_fill(probabilities < min_p * probabilities.max(), -math.inf)
+    if typical_p < 1:
+        surprise = -scores.log_softmax(-1)
+        entropy = (scores.softmax(-1) * surprise).nansum()
+        distance = (surprise - entropy).abs()
+        ascending, order = distance.sort()
+        mass = scores.softmax(-1)[order].cumsum(-1)
+        last = min(int((mass < typical_p).sum()), len(mass) - 1)
+        scores = scores.masked_fill(distance > ascending[last], -math.inf)
     return scores.softmax(-1)
 
 

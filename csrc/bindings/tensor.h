@@ -29,7 +29,7 @@ class Arguments {
   TensorView output(const char* name, pybind11::handle object);
 
  private:
-  static constexpr std::size_t kMaxTensors = 16;
+  static constexpr std::size_t kMaxTensors = 24;
 
   TensorView convert(const char* name, pybind11::handle object, bool is_output);
   TensorView borrow(const char* name, pybind11::handle object, bool is_output);

@@ -131,12 +131,35 @@ struct HeadParams {
   const char* op;  // name for messages
 };
 
+// Rows i own the entries starts[i] .. starts[i + 1]. All null: no row has a penalty.
+struct PenaltyParams {
+  const float* repetition;        // [n]
+  const float* presence;          // [n]
+  const float* frequency;         // [n]
+  const std::int32_t* starts;     // [n+1]
+  const std::int32_t* token_ids;  // [c]
+  const std::int32_t* counts;     // [c]
+  std::int64_t num_entries;       // c
+};
+
+// Rows i own the entries starts[i] .. starts[i + 1]. All null: no row has a bias.
+struct BiasParams {
+  const std::int32_t* starts;     // [n+1]
+  const std::int32_t* token_ids;  // [b]
+  const float* values;            // [b]
+  std::int64_t num_entries;       // b
+};
+
 struct SampleParams {
   const float* logits;  // [n, V]
   std::int64_t logits_stride;
-  const float* temperature;              // [n]
-  const std::int32_t* top_k;             // [n]
-  const float* top_p;                    // [n]
+  const float* temperature;   // [n]
+  const std::int32_t* top_k;  // [n]
+  const float* top_p;         // [n]
+  const float* min_p;         // [n], may be null
+  const float* typical_p;     // [n], may be null
+  PenaltyParams penalties;
+  BiasParams biases;
   const std::int64_t* seeds;             // [n] bit pattern of a u64
   const std::int32_t* sequence_indices;  // [n]
   const std::int32_t* positions;         // [n]

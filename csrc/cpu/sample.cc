@@ -2,9 +2,7 @@
 // sequence, position).
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -12,9 +10,99 @@
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/philox.h"
+#include "cpu/token_filters.h"
 
 namespace phi3::cpu {
 namespace {
+
+// Entries of rows: starts ascend from 0 to `num_entries`, ids lie in the vocabulary.
+void check_entries(const char* name,
+                   const std::int32_t* starts,
+                   const std::int32_t* token_ids,
+                   std::int64_t num_entries,
+                   const SampleParams& params) {
+  const std::int64_t num_rows = params.num_rows;
+  PHI3_CHECK(starts[0] == 0, "sample: ", name, "_starts[0] is ", starts[0], ", expected 0");
+  for (std::int64_t i = 0; i < num_rows; ++i) {
+    PHI3_CHECK(starts[i] <= starts[i + 1],
+               "sample: ",
+               name,
+               "_starts[",
+               i + 1,
+               "] is ",
+               starts[i + 1],
+               ", expected at least ",
+               starts[i]);
+  }
+  PHI3_CHECK(starts[num_rows] == num_entries,
+             "sample: ",
+             name,
+             "_starts[",
+             num_rows,
+             "] is ",
+             starts[num_rows],
+             ", expected ",
+             num_entries);
+  for (std::int64_t i = 0; i < num_entries; ++i) {
+    PHI3_CHECK(token_ids[i] >= 0 && token_ids[i] < params.vocab_size,
+               "sample: ",
+               name,
+               "_ids[",
+               i,
+               "] is ",
+               token_ids[i],
+               ", expected 0..",
+               params.vocab_size - 1);
+  }
+}
+
+void check_penalties(const SampleParams& params) {
+  const PenaltyParams& penalties = params.penalties;
+  if (penalties.starts == nullptr) return;
+  for (std::int64_t i = 0; i < params.num_rows; ++i) {
+    PHI3_CHECK(std::isfinite(penalties.repetition[i]) && penalties.repetition[i] > 0,
+               "sample: repetition[",
+               i,
+               "] is ",
+               penalties.repetition[i],
+               ", expected a finite number above 0");
+    PHI3_CHECK(std::isfinite(penalties.presence[i]),
+               "sample: presence[",
+               i,
+               "] is ",
+               penalties.presence[i],
+               ", expected a finite number");
+    PHI3_CHECK(std::isfinite(penalties.frequency[i]),
+               "sample: frequency[",
+               i,
+               "] is ",
+               penalties.frequency[i],
+               ", expected a finite number");
+  }
+  check_entries("seen", penalties.starts, penalties.token_ids, penalties.num_entries, params);
+  for (std::int64_t i = 0; i < penalties.num_entries; ++i) {
+    PHI3_CHECK(penalties.counts[i] >= 0,
+               "sample: seen_counts[",
+               i,
+               "] is ",
+               penalties.counts[i],
+               ", expected at least 0");
+  }
+}
+
+void check_biases(const SampleParams& params) {
+  const BiasParams& biases = params.biases;
+  if (biases.starts == nullptr) return;
+  check_entries("bias", biases.starts, biases.token_ids, biases.num_entries, params);
+  for (std::int64_t i = 0; i < biases.num_entries; ++i) {
+    PHI3_CHECK(biases.values[i] < std::numeric_limits<float>::infinity(),
+               "sample: bias_values[",
+               i,
+               "] is ",
+               biases.values[i],
+               ", expected a finite number or -inf");
+  }
+}
 
 void check_settings(const SampleParams& params) {
   for (std::int64_t i = 0; i < params.num_rows; ++i) {
@@ -48,7 +136,25 @@ void check_settings(const SampleParams& params) {
                "] is ",
                params.positions[i],
                ", expected at least 0");
+    if (params.min_p != nullptr) {
+      PHI3_CHECK(params.min_p[i] >= 0 && params.min_p[i] <= 1,
+                 "sample: min_p[",
+                 i,
+                 "] is ",
+                 params.min_p[i],
+                 ", expected 0 to 1");
+    }
+    if (params.typical_p != nullptr) {
+      PHI3_CHECK(params.typical_p[i] > 0 && params.typical_p[i] <= 1,
+                 "sample: typical_p[",
+                 i,
+                 "] is ",
+                 params.typical_p[i],
+                 ", expected more than 0 and at most 1");
+    }
   }
+  check_penalties(params);
+  check_biases(params);
 }
 
 // Uniform in [0, 1), a multiple of 2^-24.
@@ -62,90 +168,35 @@ double uniform(const SampleParams& params, std::int64_t row) {
   return static_cast<double>(philox(counter, key)[0] >> 8) * 0x1p-24;
 }
 
-// Reused between rows and calls of a thread.
-struct Scratch {
-  std::vector<float> weights;
-  std::vector<float> heap;
-  std::vector<std::pair<float, std::int32_t>> candidates;
-};
-
-// In one fixed order that does not wait for each addition.
-double sum(const float* weights, std::size_t count) {
-  constexpr std::size_t kChains = 8;
-  double chain[kChains] = {};
-  for (std::size_t i = 0; i < count; ++i) chain[i % kChains] += weights[i];
-  double total = 0;
-  for (const double part : chain) total += part;
-  return total;
-}
-
-// Zeroes the weight of every logit below the k-th largest; ties with it stay.
-void keep_top_k(Scratch& scratch, const float* logits, std::int64_t k) {
-  std::vector<float>& weights = scratch.weights;
-  if (k <= 0 || k >= std::ssize(weights)) return;
-  // The k largest so far, the smallest of them in front: few logits of a long row get past it.
-  std::vector<float>& heap = scratch.heap;
-  heap.assign(logits, logits + k);
-  std::make_heap(heap.begin(), heap.end(), std::greater<>());
-  for (std::size_t i = heap.size(); i < weights.size(); ++i) {
-    if (logits[i] <= heap.front()) continue;
-    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-    heap.back() = logits[i];
-    std::push_heap(heap.begin(), heap.end(), std::greater<>());
-  }
-  const float kth = heap.front();
-  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = logits[i] < kth ? 0 : weights[i];
-}
-
-// Keeps the smallest set of most likely tokens whose weight reaches p of the total: a token stays
-// when those before it weigh less than that. Among equal weights the lower index is the likelier.
-// At least one stays.
-void keep_top_p(Scratch& scratch, float p) {
-  if (p >= 1) return;
-  std::vector<float>& weights = scratch.weights;
-  auto& candidates = scratch.candidates;
-  const double total = sum(weights.data(), weights.size());
-  const double limit = double{p} * total;
-  // Lighter tokens cannot stay: all of them together weigh less than what may be dropped. Half of
-  // it, so that no rounding matters.
-  const double lightest = 0.5 * (total - limit) / static_cast<double>(weights.size());
-  candidates.clear();
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] >= lightest && weights[i] > 0) {
-      candidates.emplace_back(weights[i], static_cast<std::int32_t>(i));
-    }
-  }
-  const auto is_likelier = [](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first > b.first : a.second < b.second;
+// The logits of a row after penalties and biases; the raw ones, not copied, where it has neither.
+// Valid until the thread's next row.
+const float* adjust(const SampleParams& params, std::int64_t row, std::vector<float>& storage) {
+  const PenaltyParams& penalties = params.penalties;
+  const BiasParams& biases = params.biases;
+  const auto is_empty = [row](const std::int32_t* starts) {
+    return starts == nullptr || starts[row] == starts[row + 1];
   };
-  // Halve the stretch in which the set ends until it is short enough to sort.
-  constexpr std::ptrdiff_t kShort = 64;
-  auto begin = candidates.begin();
-  auto end = candidates.end();
-  double before = 0;
-  while (end - begin > kShort) {
-    const auto middle = begin + (end - begin) / 2;
-    std::nth_element(begin, middle, end, is_likelier);
-    double half = 0;
-    for (auto it = begin; it != middle; ++it) half += it->first;
-    if (before + half >= limit) {
-      end = middle;
-    } else {
-      before += half;
-      begin = middle;
+  const float* raw = params.logits + row * params.logits_stride;
+  if (is_empty(penalties.starts) && is_empty(biases.starts)) return raw;
+  storage.assign(raw, raw + params.vocab_size);
+  float* logits = storage.data();
+  if (penalties.starts != nullptr) {
+    const float repetition = penalties.repetition[row];
+    for (std::int32_t i = penalties.starts[row]; i < penalties.starts[row + 1]; ++i) {
+      float& logit = logits[penalties.token_ids[i]];
+      logit = logit < 0 ? logit * repetition : logit / repetition;
+      const std::int32_t count = penalties.counts[i];
+      if (count == 0) continue;
+      logit -= penalties.frequency[row] * static_cast<float>(count);
+      logit -= penalties.presence[row];
     }
   }
-  std::sort(begin, end, is_likelier);
-  auto kept = begin;
-  for (; kept != end; ++kept) {
-    if (kept != candidates.begin() && before >= limit) break;
-    before += kept->first;
+  if (biases.starts != nullptr) {
+    for (std::int32_t i = biases.starts[row]; i < biases.starts[row + 1]; ++i) {
+      logits[biases.token_ids[i]] += biases.values[i];
+    }
   }
-  // The kept ones lie in front of `kept`.
-  std::fill(weights.begin(), weights.end(), 0.0F);
-  for (auto it = candidates.begin(); it != kept; ++it) {
-    weights[static_cast<std::size_t>(it->second)] = it->first;
-  }
+  return logits;
 }
 
 // First token whose cumulative weight exceeds u of the total. Walks blocks, then the tokens of one.
@@ -174,28 +225,52 @@ std::int64_t draw(const std::vector<float>& weights, double u) {
   return static_cast<std::int64_t>(token);
 }
 
+// Reused between rows and calls of a thread.
+struct Scratch {
+  std::vector<float> logits;
+  std::vector<float> weights;
+  FilterScratch filters;
+};
+
+std::int64_t choose(const Kernels& isa,
+                    const SampleParams& params,
+                    std::int64_t row,
+                    const float* logits,
+                    float max,
+                    Scratch& scratch) {
+  const float temperature = params.temperature[row];
+  if (temperature == 0) return std::find(logits, logits + params.vocab_size, max) - logits;
+  std::vector<float>& weights = scratch.weights;
+  weights.resize(static_cast<std::size_t>(params.vocab_size));
+  isa.exp_sum(logits, max, temperature, weights.data(), params.vocab_size);
+  keep_top_k(weights, logits, params.top_k[row], scratch.filters);
+  keep_top_p(weights, params.top_p[row], scratch.filters);
+  if (params.min_p != nullptr) keep_min_p(weights, params.min_p[row]);
+  if (params.typical_p != nullptr) {
+    keep_typical_p(weights, logits, max, temperature, params.typical_p[row], scratch.filters);
+  }
+  return draw(weights, uniform(params, row));
+}
+
 void sample_row(const Kernels& isa, const SampleParams& params, std::int64_t row) {
-  const float* logits = params.logits + row * params.logits_stride;
-  const float max = isa.max(logits, params.vocab_size);
+  thread_local Scratch scratch;
+  const float* raw = params.logits + row * params.logits_stride;
+  const float raw_max = isa.max(raw, params.vocab_size);
+  const float* logits = raw;
+  float max = raw_max;
+  if (std::isfinite(raw_max)) {
+    logits = adjust(params, row, scratch.logits);
+    if (logits != raw) max = isa.max(logits, params.vocab_size);
+  }
   if (!std::isfinite(max)) {  // NaN somewhere, +inf, or nothing above -inf: this row alone fails
     params.out_ids[row] = -1;
     params.out_logprobs[row] = std::numeric_limits<float>::quiet_NaN();
     return;
   }
-  std::int64_t token = 0;
-  if (params.temperature[row] == 0) {
-    token = std::find(logits, logits + params.vocab_size, max) - logits;
-  } else {
-    thread_local Scratch scratch;
-    scratch.weights.resize(static_cast<std::size_t>(params.vocab_size));
-    isa.exp_sum(logits, max, params.temperature[row], scratch.weights.data(), params.vocab_size);
-    keep_top_k(scratch, logits, params.top_k[row]);
-    keep_top_p(scratch, params.top_p[row]);
-    token = draw(scratch.weights, uniform(params, row));
-  }
-  const double sum = isa.exp_sum(logits, max, 1.0F, nullptr, params.vocab_size);
+  const std::int64_t token = choose(isa, params, row, logits, max, scratch);
+  const double sum = isa.exp_sum(raw, raw_max, 1.0F, nullptr, params.vocab_size);
   params.out_ids[row] = static_cast<std::int32_t>(token);
-  params.out_logprobs[row] = static_cast<float>(double{logits[token]} - max - std::log(sum));
+  params.out_logprobs[row] = static_cast<float>(double{raw[token]} - raw_max - std::log(sum));
 }
 
 }  // namespace

@@ -63,13 +63,42 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-k", type=int, help="sample from the k most likely tokens")
     group.add_argument("--top-p", type=float, help="sample from the smallest set of this mass")
     group.add_argument("--seed", type=int, help="repeats an answer exactly")
+    group.add_argument("--min-p", type=float, help="drop what is less likely, relative to the best")
+    group.add_argument("--typical-p", type=float, help="sample from the most typical of this mass")
+    group.add_argument(
+        "--repetition-penalty", type=float, help="above 1: repeat prompt and answer less"
+    )
+    group.add_argument("--presence-penalty", type=float, help="above 0: repeat the answer less")
+    group.add_argument("--frequency-penalty", type=float, help="as often as a token came")
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        default=[],
+        type=_token_bias,
+        metavar="ID=BIAS",
+        help="make a token more or less likely; may repeat",
+    )
     group.add_argument("--max-new-tokens", type=int, metavar="N")
+    group.add_argument("--min-new-tokens", type=int, metavar="N", help="no stop token before")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="may repeat")
+
+
+def _token_bias(text: str) -> tuple[int, float]:
+    """`ID=BIAS`; argparse names the flag of a ValueError."""
+    token_id, _, bias = text.partition("=")
+    if not 0 <= int(token_id) < 1 << 32:
+        raise ValueError
+    return int(token_id), float(bias)
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of `add_sampling_options` as keyword arguments of `Client.generate`."""
-    for name, high in (("seed", 1 << 64), ("top_k", 1 << 32), ("max_new_tokens", 1 << 32)):
+    for name, high in (
+        ("seed", 1 << 64),
+        ("top_k", 1 << 32),
+        ("max_new_tokens", 1 << 32),
+        ("min_new_tokens", 1 << 32),
+    ):
         value = getattr(args, name)
         if value is not None and not 0 <= value < high:
             flag = name.replace("_", "-")
@@ -80,6 +109,13 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
         "top_k": args.top_k,
         "top_p": args.top_p,
         "seed": args.seed,
+        "min_p": args.min_p,
+        "typical_p": args.typical_p,
+        "repetition_penalty": args.repetition_penalty,
+        "presence_penalty": args.presence_penalty,
+        "frequency_penalty": args.frequency_penalty,
+        "logit_bias": dict(args.logit_bias),
         "max_new_tokens": args.max_new_tokens,
+        "min_new_tokens": args.min_new_tokens,
         "stop": args.stop,
     }

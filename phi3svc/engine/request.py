@@ -19,6 +19,12 @@ MAX_TEMPERATURE = 100.0
 MAX_INT32 = 2**31 - 1
 MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
+MAX_PENALTY = 2.0
+"""Of presence and frequency, either sign; OpenAI's bound."""
+MAX_LOGIT_BIASES = 1024
+MAX_LOGIT_BIAS = 100.0
 MAX_STOP_TOKEN_IDS = 1024
 MAX_SHARER_LEN = 128
 MAX_PRIORITY = 100
@@ -36,12 +42,37 @@ class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
     temperature: 0 is greedy, the lowest id wins ties. top_k: 0 is off; ties with the k-th stay.
     top_p: 1 is off; meaning as in transformers. seed: any unsigned 64-bit number; together with
     the token's index in its sequence it fixes the random number, so a stream can be replayed.
+
+    min_p: 0 is off. typical_p: 1 is off. repetition_penalty: 1 is off; over prompt and answer.
+    These as in transformers. presence_penalty, frequency_penalty: 0 is off; over the answer alone,
+    as OpenAI has them. logit_bias: token id to what is added to its logit. Order: repetition,
+    presence and frequency, biases; then, unless greedy, temperature, top_k, top_p, min_p and
+    typical_p.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=MAX_TEMPERATURE)] = 0.0
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOP_K)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     seed: Annotated[int, Meta(ge=0)] = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[
+        float, Meta(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
+    ] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)] = 0.0
+    logit_bias: Annotated[
+        dict[TokenId, Annotated[float, Meta(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]],
+        Meta(max_length=MAX_LOGIT_BIASES),
+    ] = {}
+
+    @property
+    def has_penalty(self) -> bool:
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
 
     def violations(self) -> list[FieldViolation]:
         """Every value out of range; fields are named as in the proto. NaN is out of range."""
@@ -58,6 +89,35 @@ class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
             found.append(FieldViolation("sampling.top_p", f"{self.top_p}, not in (0, 1]"))
         if not 0 <= self.seed <= MAX_SEED:
             found.append(FieldViolation("sampling.seed", f"{self.seed}, not in 0..2^64-1"))
+        if not 0 <= self.min_p <= 1:
+            found.append(FieldViolation("sampling.min_p", f"{self.min_p}, not in 0..1"))
+        if not 0 < self.typical_p <= 1:
+            found.append(FieldViolation("sampling.typical_p", f"{self.typical_p}, not in (0, 1]"))
+        for name, value, low, high in (
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                MIN_REPETITION_PENALTY,
+                MAX_REPETITION_PENALTY,
+            ),
+            ("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY),
+            ("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY),
+        ):
+            if not low <= value <= high:
+                found.append(
+                    FieldViolation(f"sampling.{name}", f"{value}, not in {low:g}..{high:g}")
+                )
+        if len(self.logit_bias) > MAX_LOGIT_BIASES:
+            found.append(
+                FieldViolation(
+                    "sampling.logit_bias",
+                    f"{len(self.logit_bias)} entries, not at most {MAX_LOGIT_BIASES}",
+                )
+            )
+        for token_id, bias in self.logit_bias.items():
+            if not -MAX_LOGIT_BIAS <= bias <= MAX_LOGIT_BIAS:
+                text = f"{bias}, not in {-MAX_LOGIT_BIAS:g}..{MAX_LOGIT_BIAS:g}"
+                found.append(FieldViolation(f"sampling.logit_bias[{token_id}]", text))
         return found
 
 
@@ -70,6 +130,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     cache_salt: the request shares cached prompts with those of the same salt; if empty, with those
     of its tenant that have none either. priority: among the waiting requests of a tenant, higher
     ones start first. deadline_s: by this machine's monotonic clock; the request ends there, failed.
+    min_new_tokens: no stop token is chosen before the answer has so many tokens.
     """
 
     request_id: RequestId
@@ -83,6 +144,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     cache_salt: SharerName = ""
     priority: Priority = 0
     deadline_s: float | None = None
+    min_new_tokens: Annotated[int, Meta(ge=0, le=MAX_INT32)] = 0
 
     @property
     def task(self) -> str:
@@ -137,13 +199,19 @@ def check_request(request: Request, vocab_size: int, context_len: int) -> None:
     if request.deadline_s is not None and math.isnan(request.deadline_s):
         violations.append(FieldViolation("deadline_s", "not a number"))
     if isinstance(request, GenerateRequest):
-        violations += request.sampling.violations() + _stop_violations(request)
+        violations += request.sampling.violations()
+        violations += [
+            FieldViolation(f"sampling.logit_bias[{i}]", f"token {i}, not in 0..{vocab_size - 1}")
+            for i in request.sampling.logit_bias
+            if not 0 <= i < vocab_size
+        ]
+        violations += _stop_violations(request, vocab_size)
     if violations:
         raise InvalidRequest(*violations)
     check_prompt_len(request, context_len)
 
 
-def _stop_violations(request: GenerateRequest) -> list[FieldViolation]:
+def _stop_violations(request: GenerateRequest, vocab_size: int) -> list[FieldViolation]:
     found = []
     if not 1 <= request.max_new_tokens <= MAX_INT32:
         found.append(
@@ -160,6 +228,12 @@ def _stop_violations(request: GenerateRequest) -> list[FieldViolation]:
         )
     elif stop_ids and not 0 <= min(stop_ids) <= max(stop_ids) <= MAX_INT32:
         found.append(FieldViolation("stop.token_ids", f"an id not in 0..{MAX_INT32}"))
+    if not 0 <= request.min_new_tokens <= max(request.max_new_tokens, 0):
+        text = f"{request.min_new_tokens}, not in 0..{request.max_new_tokens} (max_new_tokens)"
+        found.append(FieldViolation("stop.min_new_tokens", text))
+    if request.min_new_tokens > 0 and not set(range(vocab_size)) - set(stop_ids):
+        text = f"{request.min_new_tokens}, but every token is a stop token"
+        found.append(FieldViolation("stop.min_new_tokens", text))
     return found
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from array import array
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.engine.batch import int32_tensor
-from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.engine.sequence import SampledToken, Sequence
 
 
@@ -17,26 +23,89 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[SampledToken]:
 
     The random number of a row depends on its seed and on the index that the new token will have in
     its sequence, on nothing else: a stream that is recomputed or resumed draws the same numbers.
+    Settings that no row has cost nothing.
     """
-    params = []
+    requests = []
     for sequence in sequences:
         assert isinstance(sequence.request, GenerateRequest)
-        params.append(sequence.request.sampling)
+        requests.append(sequence.request)
+    params = [request.sampling for request in requests]
     num_rows = len(params)
     token_ids = torch.empty(num_rows, dtype=torch.int32)
     logprobs = torch.empty(num_rows, dtype=torch.float32)
     ops.sample(
         logits,
-        temperature=torch.tensor([p.temperature for p in params], dtype=torch.float32),
+        temperature=_float32_tensor([p.temperature for p in params]),
         top_k=int32_tensor([p.top_k for p in params]),
-        top_p=torch.tensor([p.top_p for p in params], dtype=torch.float32),
+        top_p=_float32_tensor([p.top_p for p in params]),
         seeds=torch.from_numpy(np.array([p.seed for p in params], np.uint64).view(np.int64)),
         sequence_indices=torch.zeros(num_rows, dtype=torch.int32),
         positions=int32_tensor([sequence.num_tokens for sequence in sequences]),
         out_ids=token_ids,
         out_logprobs=logprobs,
+        min_p=_optional([p.min_p for p in params], 0.0),
+        typical_p=_optional([p.typical_p for p in params], 1.0),
+        penalties=_penalties(sequences, params),
+        biases=_biases(sequences, requests, logits.shape[1]),
     )
     return [
         SampledToken(token_id, logprob)
         for token_id, logprob in zip(token_ids.tolist(), logprobs.tolist(), strict=True)
     ]
+
+
+def _optional(values: list[float], off: float) -> Tensor | None:
+    """None when it is off in every row."""
+    return None if values.count(off) == len(values) else _float32_tensor(values)
+
+
+def _penalties(sequences: list[Sequence], params: list[SamplingParams]) -> ops.Penalties | None:
+    counts = [sequence.token_counts for sequence in sequences]
+    if not any(counts):
+        return None
+    return ops.Penalties(
+        repetition=_float32_tensor([p.repetition_penalty for p in params]),
+        presence=_float32_tensor([p.presence_penalty for p in params]),
+        frequency=_float32_tensor([p.frequency_penalty for p in params]),
+        starts=_starts([len(row) if row else 0 for row in counts]),
+        token_ids=_joined([row.token_ids for row in counts if row], np.int32),
+        counts=_joined([row.counts for row in counts if row], np.int32),
+    )
+
+
+def _biases(
+    sequences: list[Sequence], requests: list[GenerateRequest], vocab_size: int
+) -> ops.Biases | None:
+    """Biases asked for, and every stop token forbidden while the answer is too short for one."""
+    if not any(request.sampling.logit_bias or request.min_new_tokens for request in requests):
+        return None
+    rows: list[tuple[array[int], array[float]]] = []
+    for sequence, request in zip(sequences, requests, strict=True):
+        bias = request.sampling.logit_bias
+        token_ids, values = array("i", bias), array("f", bias.values())
+        if sequence.num_generated < request.min_new_tokens:
+            stop_ids = [i for i in request.stop_token_ids if i < vocab_size]
+            token_ids.extend(stop_ids)
+            values.extend([-math.inf] * len(stop_ids))
+        rows.append((token_ids, values))
+    lengths = [len(token_ids) for token_ids, _ in rows]
+    if not any(lengths):
+        return None
+    return ops.Biases(
+        starts=_starts(lengths),
+        token_ids=_joined([token_ids for token_ids, _ in rows], np.int32),
+        values=_joined([values for _, values in rows], np.float32),
+    )
+
+
+def _starts(lengths: list[int]) -> Tensor:
+    return int32_tensor([0, *accumulate(lengths)])
+
+
+def _joined(rows: Iterable[array[Any]], dtype: type[np.generic]) -> Tensor:
+    # A bytearray, not bytes: torch warns of memory that it may not write.
+    return torch.from_numpy(np.frombuffer(bytearray().join(rows), dtype))
+
+
+def _float32_tensor(values: list[float]) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float32))

@@ -155,7 +155,7 @@ class Scheduler:
     def _append(self, sequence: Sequence, sampled: SampledToken) -> None:
         request = sequence.request
         assert isinstance(request, GenerateRequest)
-        sequence.token_ids.append(sampled.token_id)
+        sequence.append(sampled.token_id)
         if sampled.token_id in request.stop_token_ids:
             sequence.finish_reason = "stop_token"
         elif (

@@ -9,6 +9,7 @@ from enum import Enum, auto
 
 from phi3svc.engine.events import FinishReason, Timings
 from phi3svc.engine.request import GenerateRequest, Request
+from phi3svc.engine.token_counts import TokenCounts
 
 
 class SequenceStatus(Enum):
@@ -46,7 +47,8 @@ class Sequence:
     of `block_table`. rope_set: the LongRoPE factors those were computed with. prefix_chain: key and
     tokens of its first full blocks under those factors, as far as anyone asked. num_kept_blocks:
     how many of its blocks the prefix cache knows about. num_cached_prompt_tokens: how many of the
-    prompt were found computed when it was first scheduled.
+    prompt were found computed when it was first scheduled. token_counts: None when no penalty
+    wants them.
     """
 
     request: Request
@@ -65,13 +67,24 @@ class Sequence:
     arrival_s: float = field(default_factory=time.monotonic)
     scheduled_s: float | None = None
     first_output_s: float | None = None
+    token_counts: TokenCounts | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)
+        if isinstance(self.request, GenerateRequest) and self.request.sampling.has_penalty:
+            # Only the repetition penalty looks at the prompt.
+            has_repetition = self.request.sampling.repetition_penalty != 1
+            self.token_counts = TokenCounts(self.request.prompt_ids if has_repetition else ())
 
     @property
     def request_id(self) -> str:
         return self.request.request_id
+
+    def append(self, token_id: int) -> None:
+        """Take in a generated token."""
+        self.token_ids.append(token_id)
+        if self.token_counts is not None:
+            self.token_counts.add(token_id)
 
     @property
     def num_tokens(self) -> int:

@@ -96,16 +96,21 @@ def stream_digest(
 ) -> str:
     """Hex SHA-256 over checkpoint, request and answer, so that two replicas can be compared.
 
-    Only what decides the answer counts: stop conditions as sets, and no sampling setting, seed
-    included, when decoding is greedy.
+    Only what decides the answer counts: stop conditions as sets, and no setting that says how to
+    draw, seed included, when decoding is greedy.
     """
-    sampling = request.sampling if request.sampling.temperature > 0 else SamplingParams()
+    sampling = request.sampling
+    drawing = sampling if sampling.temperature > 0 else SamplingParams()
     canonical = msgspec.msgpack.encode(
         (
             "phi3svc.v1",
             fingerprint,
             request.prompt_ids,
-            (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed),
+            (drawing.temperature, drawing.top_k, drawing.top_p, drawing.seed),
+            (drawing.min_p, drawing.typical_p),
+            (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty),
+            sorted(sampling.logit_bias.items()),
+            request.min_new_tokens,
             request.max_new_tokens,
             sorted(set(request.stop_token_ids)),
             sorted(set(stop_strings)),

@@ -11,7 +11,7 @@ rich status, or `CallError`; either way the message is one line.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -132,7 +132,14 @@ class Client:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
         stop: Iterable[str] = (),
         stop_token_ids: Iterable[int] = (),
         ignore_eos: bool = False,
@@ -153,10 +160,20 @@ class Client:
             model=model,
             request_id=request_id,
             sampling=sampling_pb2.SamplingParams(
-                temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                min_p=min_p,
+                typical_p=typical_p,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+                logit_bias=logit_bias,
             ),
             stop=sampling_pb2.StopCriteria(
                 max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
                 strings=stop,
                 token_ids=stop_token_ids,
                 ignore_eos=ignore_eos,

@@ -7,20 +7,25 @@ after tokenizing, by `fit_answer`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from phi3svc.config.model import GenerationDefaults
 from phi3svc.engine.request import (
+    MAX_LOGIT_BIAS,
+    MAX_LOGIT_BIASES,
+    MAX_PENALTY,
     MAX_PRIORITY,
+    MAX_REPETITION_PENALTY,
     MAX_SHARER_LEN,
     MAX_TEMPERATURE,
     MAX_TOP_K,
+    MIN_REPETITION_PENALTY,
     SamplingParams,
 )
 from phi3svc.errors import FieldViolation, PromptTooLong
 from phi3svc.service.catalog import Catalog, ServedModel
-from phi3svc.service.validation import Violations
+from phi3svc.service.validation import MAX_VIOLATIONS_PER_LIST, Violations
 from phi3svc.text.chat import MAX_MESSAGES, ROLES
 from phi3svc.v1 import chat_pb2, classification_service_pb2, generation_service_pb2, sampling_pb2
 
@@ -50,6 +55,7 @@ class GenerateCall:
     prompt: str | Chat | list[int]
     sampling: SamplingParams
     max_new_tokens: int | None
+    min_new_tokens: int
     stop_strings: tuple[str, ...]
     stop_token_ids: list[int]
     wants_logprobs: bool
@@ -87,7 +93,7 @@ def read_generate(
     model = catalog.find(request.model, "generation", violations)
     violations.request_id(request.request_id)
     _check_input(request, model, violations)
-    _check_sampling(request.sampling, violations)
+    _check_sampling(request.sampling, model, violations)
     _check_stop(request.stop, model, violations)
     violations.number("output.coalesce_ms", request.output.coalesce_ms, 0, MAX_COALESCE_MS)
     violations.number("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
@@ -102,6 +108,7 @@ def read_generate(
         prompt=_prompt(request),
         sampling=_sampling(request.sampling, model.info.config.generation),
         max_new_tokens=stop.max_new_tokens if stop.HasField("max_new_tokens") else None,
+        min_new_tokens=stop.min_new_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=sorted({*eos_ids, *stop.token_ids}),
         wants_logprobs=request.output.logprobs,
@@ -148,10 +155,10 @@ def fit_answer(call: GenerateCall, num_prompt_tokens: int) -> int:
     """How many tokens to generate at most. Raises PromptTooLong when the context cannot hold it."""
     max_context_len = call.model.info.max_context_len
     room = max_context_len - num_prompt_tokens
-    if call.max_new_tokens is None and room >= 1:
-        return min(room, DEFAULT_MAX_NEW_TOKENS)
-    num_new = call.max_new_tokens or 1
+    num_new = call.max_new_tokens or max(call.min_new_tokens, 1)
     if num_new <= room:
+        if call.max_new_tokens is None:
+            return max(num_new, min(room, DEFAULT_MAX_NEW_TOKENS))
         return num_new
     raise prompt_too_long(call.input_field, num_prompt_tokens, max_context_len, num_new)
 
@@ -195,12 +202,48 @@ def _check_input(
             violations.add("input", "unset, one of prompt, chat or token_ids must be given")
 
 
-def _check_sampling(sampling: sampling_pb2.SamplingParams, violations: Violations) -> None:
+def _check_sampling(
+    sampling: sampling_pb2.SamplingParams, model: ServedModel | None, violations: Violations
+) -> None:
     # seed may be any 64-bit number, and any top_k is a valid count.
     if sampling.HasField("temperature"):
         violations.number("sampling.temperature", sampling.temperature, 0, MAX_TEMPERATURE)
-    if sampling.HasField("top_p") and not 0 < sampling.top_p <= 1:
-        violations.add("sampling.top_p", f"{sampling.top_p:g}, must be above 0 and at most 1")
+    for name in ("top_p", "typical_p"):
+        value = getattr(sampling, name)
+        if sampling.HasField(name) and not 0 < value <= 1:
+            violations.add(f"sampling.{name}", f"{value:g}, must be above 0 and at most 1")
+    for name, low, high in (
+        ("min_p", 0, 1),
+        ("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
+        ("presence_penalty", -MAX_PENALTY, MAX_PENALTY),
+        ("frequency_penalty", -MAX_PENALTY, MAX_PENALTY),
+    ):
+        if sampling.HasField(name):
+            violations.number(f"sampling.{name}", getattr(sampling, name), low, high)
+    _check_logit_bias(sampling.logit_bias, model, violations)
+
+
+def _check_logit_bias(
+    logit_bias: Mapping[int, float], model: ServedModel | None, violations: Violations
+) -> None:
+    if len(logit_bias) > MAX_LOGIT_BIASES:
+        size = f"{len(logit_bias)} items, must be 0 to {MAX_LOGIT_BIASES}"
+        violations.add("sampling.logit_bias", size)
+        return
+    num_bad = 0
+    for token_id, bias in sorted(logit_bias.items()):
+        field = f"sampling.logit_bias[{token_id}]"
+        if model is not None and token_id >= model.info.config.vocab_size:
+            violations.add(
+                field, f"token {token_id}, must be 0 to {model.info.config.vocab_size - 1}"
+            )
+        elif -MAX_LOGIT_BIAS <= bias <= MAX_LOGIT_BIAS:
+            continue
+        else:
+            violations.number(field, bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+        num_bad += 1
+        if num_bad == MAX_VIOLATIONS_PER_LIST:
+            return
 
 
 def _check_stop(
@@ -209,6 +252,12 @@ def _check_stop(
     if stop.HasField("max_new_tokens"):
         limit = 2**31 - 1 if model is None else model.info.max_context_len - 1
         violations.number("stop.max_new_tokens", stop.max_new_tokens, 1, limit)
+    # Against a bad maximum, a minimum need not be judged.
+    if stop.HasField("max_new_tokens"):
+        limit = max(stop.max_new_tokens, 1)
+    else:
+        limit = 2**31 - 1 if model is None else model.info.max_context_len - 1
+    violations.number("stop.min_new_tokens", stop.min_new_tokens, 0, limit)
     violations.count("stop.strings", stop.strings, 0, MAX_STOP_STRINGS)
     for i, text in enumerate(stop.strings[:MAX_STOP_STRINGS]):
         if not 1 <= len(text) <= MAX_STOP_STRING_LEN:
@@ -233,7 +282,10 @@ def _prompt(request: generation_service_pb2.GenerateRequest) -> str | Chat | lis
 def _sampling(
     sampling: sampling_pb2.SamplingParams, checkpoint: GenerationDefaults
 ) -> SamplingParams:
-    """Unset fields from a checkpoint that samples, else greedy, unfiltered; no seed: draws one."""
+    """Unset fields from a checkpoint that samples, else greedy, unfiltered; no seed: draws one.
+
+    An unset repetition penalty is the checkpoint's in either case, as in transformers.
+    """
     defaults = checkpoint if checkpoint.do_sample else _GREEDY
     top_k = sampling.top_k if sampling.HasField("top_k") else defaults.top_k
     return SamplingParams(
@@ -244,4 +296,14 @@ def _sampling(
         top_k=min(top_k, MAX_TOP_K),
         top_p=sampling.top_p if sampling.HasField("top_p") else defaults.top_p,
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),
+        min_p=sampling.min_p if sampling.HasField("min_p") else defaults.min_p,
+        typical_p=sampling.typical_p if sampling.HasField("typical_p") else defaults.typical_p,
+        repetition_penalty=(
+            sampling.repetition_penalty
+            if sampling.HasField("repetition_penalty")
+            else checkpoint.repetition_penalty
+        ),
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias),
     )

@@ -73,6 +73,7 @@ class GenerationServicer(
             cache_salt=call.cache_salt,
             priority=call.priority,
             deadline_s=caller.deadline_s,
+            min_new_tokens=call.min_new_tokens,
         )
 
     @contextmanager

@@ -95,6 +95,36 @@ def mixed_requests(num_requests: int, *, num_new: int = 8, seed: int = 0) -> lis
     return requests
 
 
+def every_setting(num_requests: int, *, num_new: int = 24, seed: int = 1) -> list[Request]:
+    """Requests with all sampling settings at once, every other one greedy."""
+    generator = random.Random(seed)
+    requests: list[Request] = []
+    for i in range(num_requests):
+        sampling = SamplingParams(
+            temperature=[0.0, 1.1][i % 2],
+            top_k=100,
+            top_p=0.97,
+            seed=generator.randrange(2**64),
+            min_p=0.01,
+            typical_p=0.95,
+            repetition_penalty=1.3,
+            presence_penalty=0.5,
+            frequency_penalty=-0.25,
+            logit_bias={generator.randrange(256): generator.uniform(-3, 3) for _ in range(9)},
+        )
+        prompt_ids = [generator.randrange(256) for _ in range(5 + 9 * i)]
+        request = generate(
+            f"s{i}",
+            prompt_ids,
+            num_new,
+            sampling=sampling,
+            stop_token_ids=tuple(range(0, 256, 3)),
+            min_new_tokens=num_new // 2,
+        )
+        requests.append(request)
+    return requests
+
+
 def poison(network: Phi3Network, token_id: int) -> None:
     """Make every sequence that has this token give NaN."""
     embedding = network.weights.embedding

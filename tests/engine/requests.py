@@ -19,6 +19,7 @@ def generate(
     cache_salt: str = "",
     priority: int = 0,
     deadline_s: float | None = None,
+    min_new_tokens: int = 0,
 ) -> GenerateRequest:
     return GenerateRequest(
         request_id,
@@ -32,6 +33,7 @@ def generate(
         cache_salt=cache_salt,
         priority=priority,
         deadline_s=deadline_s,
+        min_new_tokens=min_new_tokens,
     )
 
 

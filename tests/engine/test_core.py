@@ -71,6 +71,81 @@ def test_a_stream_continues_from_its_tokens_as_if_it_had_never_stopped(
         assert rest.logprobs == whole.logprobs[num_done:]
 
 
+def oracle_greedy(tiny: Path, prompt_ids: list[int], num_new: int, **settings: object) -> list[int]:
+    model = oracle.load(tiny)
+    ids = torch.tensor([prompt_ids])
+    with torch.inference_mode():
+        output = model.generate(
+            ids, max_new_tokens=num_new, do_sample=False, pad_token_id=0, **settings
+        )
+    answer: list[int] = output[0, len(prompt_ids) :].tolist()
+    return answer
+
+
+def test_greedy_with_penalty_bias_and_minimum_equals_transformers(
+    tiny: Path, network: Phi3Network
+) -> None:
+    """Below the original length: transformers' cache does not recompute on crossing it."""
+    prompt_ids = random_ids(8, seed=4)
+    plain = run(make_core(network), [generate("a", prompt_ids, 20)])["a"].token_ids
+    stop_ids = (plain[0], plain[2])
+    sampling = SamplingParams(repetition_penalty=1.2, logit_bias={plain[5]: -2.0})
+    request = generate(
+        "a", prompt_ids, 20, sampling=sampling, stop_token_ids=stop_ids, min_new_tokens=12
+    )
+    expected = oracle_greedy(
+        tiny,
+        prompt_ids,
+        20,
+        repetition_penalty=1.2,
+        sequence_bias=[[[plain[5]], -2.0]],
+        eos_token_id=list(stop_ids),
+        min_new_tokens=12,
+    )
+    assert run(make_core(network), [request])["a"].token_ids == expected
+    assert len(expected) >= 12
+    assert expected != plain
+
+
+def test_no_stop_token_comes_before_the_minimum(network: Phi3Network) -> None:
+    prompt_ids, stop_ids = random_ids(6), (*range(0, 300, 2), 2**31 - 1)
+    lengths = {}
+    for minimum in (0, 1, 9):
+        request = generate(
+            "a",
+            prompt_ids,
+            40,
+            sampling=SamplingParams(1.0, seed=3),
+            stop_token_ids=stop_ids,
+            min_new_tokens=minimum,
+        )
+        answer = run(make_core(network), [request])["a"]
+        assert answer.finish == "stop_token"
+        assert all(token_id % 2 for token_id in answer.token_ids[:-1])
+        lengths[minimum] = len(answer.token_ids)
+        # Tokens 0 .. minimum - 1 are none of them, so that the first may be token `minimum`.
+        assert lengths[minimum] > minimum
+    assert lengths[0] < 9
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_different"), [({"presence_penalty": 2.0}, 8), ({"frequency_penalty": 2.0}, 8)]
+)
+def test_presence_and_frequency_count_no_token_of_the_prompt(
+    network: Phi3Network, setting: dict[str, float], num_different: int
+) -> None:
+    """The first token comes as without; strong penalties then let nearly nothing come twice."""
+    prompt_ids = random_ids(10, seed=8) * 2
+    plain = run(make_core(network), [generate("a", prompt_ids, 40)])["a"].token_ids
+    sampling = SamplingParams(logit_bias={plain[0]: 1.5})
+    base = run(make_core(network), [generate("a", prompt_ids, 12, sampling=sampling)])["a"]
+    sampling = SamplingParams(logit_bias={plain[0]: 1.5}, **setting)
+    answer = run(make_core(network), [generate("a", prompt_ids, 12, sampling=sampling)])["a"]
+    assert answer.token_ids[0] == base.token_ids[0]
+    assert len(set(answer.token_ids)) > len(set(base.token_ids))
+    assert len(set(answer.token_ids)) >= num_different
+
+
 def test_seeds_give_different_streams_and_equal_seeds_equal_ones(network: Phi3Network) -> None:
     prompt_ids = random_ids(10)
     by_seed = {}
@@ -238,4 +313,22 @@ def test_bad_requests_are_refused_before_they_cost_anything(network: Phi3Network
         "sampling.seed",
         "stop.max_new_tokens",
     ]
+    sampling = SamplingParams(
+        0.0, 0, 1.0, 0, -0.1, 0.0, 0.0, 2.5, float("nan"), {300: 0.0, 7: 101.0}
+    )
+    request = generate("a", [1], 4, sampling=sampling, min_new_tokens=5)
+    with pytest.raises(InvalidRequest) as caught:
+        core.add(request)
+    assert [violation.field for violation in caught.value.violations] == [
+        "sampling.min_p",
+        "sampling.typical_p",
+        "sampling.repetition_penalty",
+        "sampling.presence_penalty",
+        "sampling.frequency_penalty",
+        "sampling.logit_bias[7]",
+        "sampling.logit_bias[300]",
+        "stop.min_new_tokens",
+    ]
+    with pytest.raises(InvalidRequest, match="every token is a stop token"):
+        core.add(generate("a", [1], 4, stop_token_ids=tuple(range(300)), min_new_tokens=1))
     assert not core.has_work

@@ -11,7 +11,14 @@ from phi3svc import ops
 from phi3svc.engine.request import Request
 from phi3svc.model.loader import load_network
 from phi3svc.model.phi3 import Phi3Network
-from tests.engine.core_runs import Answer, make_core, mixed_requests, run, run_alone
+from tests.engine.core_runs import (
+    Answer,
+    every_setting,
+    make_core,
+    mixed_requests,
+    run,
+    run_alone,
+)
 
 NUM_REQUESTS = 16
 
@@ -62,6 +69,18 @@ def test_preemption_changes_no_bit(network: Phi3Network, max_step_tokens: int) -
     core = make_core(network, max_step_tokens=max_step_tokens, num_blocks=20)
     answers = run(core, requests)
     assert sum(answer.num_preemptions for answer in answers.values()) > 2
+    assert answers == run_alone(network, requests)
+
+
+@pytest.mark.parametrize(("max_step_tokens", "num_blocks"), [(3, 512), (2048, 512), (2048, 16)])
+def test_with_every_setting_neighbours_chunks_and_preemption_change_no_bit(
+    network: Phi3Network, max_step_tokens: int, num_blocks: int
+) -> None:
+    requests = [*mixed_requests(6, num_new=48), *every_setting(6, num_new=48)]
+    core = make_core(network, max_step_tokens=max_step_tokens, num_blocks=num_blocks)
+    answers = run(core, requests)
+    if num_blocks < 512:
+        assert sum(answers[f"s{i}"].num_preemptions for i in range(6)) > 0
     assert answers == run_alone(network, requests)
 
 

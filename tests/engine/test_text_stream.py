@@ -253,12 +253,36 @@ def test_the_digest_counts_what_decides_the_answer_and_nothing_else() -> None:
                 {"prompt_ids": [1, 2]},
                 {"max_new_tokens": 31},
                 {"stop_token_ids": []},
+                {"min_new_tokens": 1},
                 {"sampling": SamplingParams(0.5, 5, 0.9, 2)},
                 {"sampling": SamplingParams(0.6, 5, 0.9, 1)},
+                {"sampling": SamplingParams(0.5, 6, 0.9, 1)},
+                {"sampling": SamplingParams(0.5, 5, 0.8, 1)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, min_p=0.1)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, typical_p=0.9)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, repetition_penalty=1.1)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, presence_penalty=1.1)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, frequency_penalty=1.1)},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, logit_bias={1: 1.0})},
+                {"sampling": SamplingParams(0.5, 5, 0.9, 1, logit_bias={1: 2.0})},
             )
         ),
     ]
     assert len({base, *different}) == 1 + len(different)
+
+
+def test_the_digest_of_a_greedy_answer_counts_what_changes_its_logits() -> None:
+    digests = {
+        stream_digest("f", msgspec.structs.replace(REQUEST, sampling=sampling), (), [1])
+        for sampling in (
+            SamplingParams(),
+            SamplingParams(repetition_penalty=1.1),
+            SamplingParams(presence_penalty=0.5),
+            SamplingParams(frequency_penalty=0.5),
+            SamplingParams(logit_bias={1: 1.0}),
+        )
+    }
+    assert len(digests) == 5
 
 
 def test_the_digest_of_a_greedy_answer_does_not_depend_on_the_seed_drawn() -> None:

@@ -178,6 +178,10 @@ def test_generation_defaults_are_read() -> None:
     config = Phi3Config.from_dict(MINI, sampling)
     assert config.generation == GenerationDefaults(True, 0.8, 0, 0.95)
     assert Phi3Config.from_dict(MINI, {"temperature": 0}).generation.temperature == 0.0
+    more = {"min_p": 0.1, "typical_p": 0.9, "repetition_penalty": 1.1}
+    config = Phi3Config.from_dict(MINI, more)
+    assert config.generation == GenerationDefaults(False, 1.0, 50, 1.0, 0.1, 0.9, 1.1)
+    assert Phi3Config.from_dict(MINI, {"min_p": 0}).generation.min_p == 0.0
 
 
 def test_labels() -> None:

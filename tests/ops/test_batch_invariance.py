@@ -176,10 +176,43 @@ def attention_decode(dtype: torch.dtype) -> RowOp:
     return RowOp((q, tables, context_lens), apply)
 
 
+def starts_of(lengths: Tensor) -> Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.int32), lengths.cumsum(0).int()])
+
+
 def sample(dtype: torch.dtype) -> RowOp:
+    """Rows with every setting, with some, and with none."""
+    seen_ids = [torch.randperm(1501)[:num].int() for num in torch.randint(0, 90, (NUM_ROWS,))]
+    seen_counts = [torch.randint(0, 4, (len(ids),)).int() for ids in seen_ids]
+    bias_ids = [torch.randint(1501, (num,)).int() for num in torch.randint(0, 20, (NUM_ROWS,))]
+    biases = [torch.randn(len(ids)) for ids in bias_ids]
+
     def apply(logits: Tensor, *settings: Tensor) -> tuple[Tensor, ...]:
         ids, logprobs = torch.empty(len(logits), dtype=torch.int32), torch.empty(len(logits))
-        ops.sample(logits, *settings, ids, logprobs)
+        *settings, min_p, typical_p, repetition, presence, frequency, owners = settings
+        none = [torch.empty(0, dtype=torch.int32)]
+        rows = owners.tolist()
+        ops.sample(
+            logits,
+            *settings,
+            ids,
+            logprobs,
+            min_p=min_p,
+            typical_p=typical_p,
+            penalties=ops.Penalties(
+                repetition,
+                presence,
+                frequency,
+                starts_of(torch.tensor([len(seen_ids[row]) for row in rows])),
+                torch.cat([*none, *(seen_ids[row] for row in rows)]),
+                torch.cat([*none, *(seen_counts[row] for row in rows)]),
+            ),
+            biases=ops.Biases(
+                starts_of(torch.tensor([len(bias_ids[row]) for row in rows])),
+                torch.cat([*none, *(bias_ids[row] for row in rows)]),
+                torch.cat([torch.empty(0), *(biases[row] for row in rows)]),
+            ),
+        )
         return ids, logprobs
 
     settings = (
@@ -189,6 +222,12 @@ def sample(dtype: torch.dtype) -> RowOp:
         torch.randint(-(2**63), 2**63 - 1, (NUM_ROWS,)),
         torch.randint(3, (NUM_ROWS,), dtype=torch.int32),
         torch.randint(5000, (NUM_ROWS,), dtype=torch.int32),
+        torch.rand(NUM_ROWS) * (torch.rand(NUM_ROWS) < 0.5) * 0.1,  # min_p
+        (torch.rand(NUM_ROWS) + 0.2).clamp(max=1.0),  # typical_p
+        torch.rand(NUM_ROWS) + 0.6,  # penalties
+        torch.randn(NUM_ROWS),
+        torch.randn(NUM_ROWS),
+        torch.arange(NUM_ROWS),  # whose tokens and biases
     )
     return RowOp((4 * randn(NUM_ROWS, 1501, dtype=dtype).float(), *settings), apply)
 

@@ -117,6 +117,17 @@ VALID: dict[str, Callable[[], Call]] = {
         "positions": i32(5, 6, 7),
         "out_ids": i32(9, 9, 9),
         "out_logprobs": randn(3),
+        "min_p": torch.tensor([0.0, 0.1, 1.0]),
+        "typical_p": torch.tensor([1.0, 0.5, 0.9]),
+        "repetition": torch.tensor([1.0, 0.5, 2.0]),
+        "presence": torch.tensor([0.0, 1.0, -1.0]),
+        "frequency": torch.tensor([0.0, 1.0, -1.0]),
+        "seen_starts": i32(0, 2, 2, 3),
+        "seen_ids": i32(4, 0, V - 1),
+        "seen_counts": i32(0, 1, 2),
+        "bias_starts": i32(0, 0, 1, 2),
+        "bias_ids": i32(0, V - 1),
+        "bias_values": torch.tensor([1.0, -math.inf]),
     },
 }
 
@@ -203,9 +214,10 @@ def test_an_argument_that_is_no_tensor_is_a_type_error(op: str, arg: str, value:
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
-def test_none_is_refused_except_for_a_bias(op: str, arg: str) -> None:
+def test_none_is_refused_except_for_what_is_optional(op: str, arg: str) -> None:
     call = {**VALID[op](), arg: None}
-    if arg == "bias":
+    # The last two each stand for their group.
+    if arg in {"bias", "min_p", "typical_p", "repetition", "bias_starts"}:
         getattr(_core, op)(**call)
     else:
         with pytest.raises(TypeError):
@@ -271,6 +283,21 @@ INDEX_CASES: list[tuple[str, str, int | tuple[int, ...], float, str]] = [
     ("sample", "top_k", 2, -1, "top_k[2]"),
     *(("sample", "top_p", 0, bad, "top_p[0]") for bad in (0.0, -0.1, 1.01, math.nan)),
     ("sample", "sequence_indices", 1, -1, "sequence_indices[1]"),
+    *(("sample", "min_p", 1, bad, "min_p[1]") for bad in (-0.1, 1.01, math.nan)),
+    *(("sample", "typical_p", 1, bad, "typical_p[1]") for bad in (0.0, 1.01, math.nan)),
+    *(("sample", "repetition", 1, bad, "repetition[1]") for bad in (0.0, -1.0, math.nan, math.inf)),
+    *(("sample", "presence", 2, bad, "presence[2]") for bad in (math.nan, math.inf)),
+    *(("sample", "frequency", 2, bad, "frequency[2]") for bad in (math.nan, -math.inf)),
+    ("sample", "seen_starts", 0, 1, "seen_starts[0]"),
+    ("sample", "seen_starts", 1, -1, "seen_starts[1]"),
+    ("sample", "seen_starts", 2, 1, "seen_starts[2]"),
+    ("sample", "seen_starts", 2, BIG, "seen_starts[3]"),
+    *(("sample", "seen_starts", 3, bad, "seen_starts[3]") for bad in (2, 4, BIG)),
+    *(("sample", "seen_ids", 2, bad, "seen_ids[2]") for bad in (-1, V, BIG)),
+    ("sample", "seen_counts", 1, -1, "seen_counts[1]"),
+    ("sample", "bias_starts", 3, 3, "bias_starts[3]"),
+    *(("sample", "bias_ids", 0, bad, "bias_ids[0]") for bad in (-1, V, BIG)),
+    *(("sample", "bias_values", 0, bad, "bias_values[0]") for bad in (math.inf, math.nan)),
     ("sample", "positions", 1, -1, "positions[1]"),
 ]
 

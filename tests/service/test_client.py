@@ -42,7 +42,14 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
         top_k=3,
         top_p=0.75,
         seed=9,
+        min_p=0.25,
+        typical_p=0.5,
+        repetition_penalty=1.5,
+        presence_penalty=-0.5,
+        frequency_penalty=0.75,
+        logit_bias={3: 1.5, 4: -100.0},
         max_new_tokens=4,
+        min_new_tokens=2,
         stop=["d"],
         stop_token_ids=[VOCAB["z"]],
         ignore_eos=True,
@@ -58,6 +65,10 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 3, 0.75)
     assert (sampling.seed, request.max_new_tokens) == (9, 4)
+    assert (sampling.min_p, sampling.typical_p) == (0.25, 0.5)
+    assert (sampling.repetition_penalty, sampling.presence_penalty) == (1.5, -0.5)
+    assert (sampling.frequency_penalty, request.min_new_tokens) == (0.75, 2)
+    assert sampling.logit_bias == {3: 1.5, 4: -100.0}
     assert request.stop_token_ids == [VOCAB["z"]]
     assert (request.cache_salt, request.tenant, request.priority) == ("a salt", "", -100)
     assert request.deadline_s is not None

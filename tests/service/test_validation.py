@@ -54,6 +54,25 @@ BAD_GENERATE: list[tuple[dict[str, Any], str]] = [
     ({"sampling": {"top_p": -0.5}}, "sampling.top_p"),
     ({"sampling": {"top_p": math.nan}}, "sampling.top_p"),
     ({"sampling": {"top_p": math.inf}}, "sampling.top_p"),
+    ({"sampling": {"min_p": -0.001}}, "sampling.min_p"),
+    ({"sampling": {"min_p": 1.001}}, "sampling.min_p"),
+    ({"sampling": {"min_p": math.nan}}, "sampling.min_p"),
+    ({"sampling": {"typical_p": 0}}, "sampling.typical_p"),
+    ({"sampling": {"typical_p": 1.001}}, "sampling.typical_p"),
+    ({"sampling": {"typical_p": math.nan}}, "sampling.typical_p"),
+    ({"sampling": {"repetition_penalty": 0}}, "sampling.repetition_penalty"),
+    ({"sampling": {"repetition_penalty": 100.1}}, "sampling.repetition_penalty"),
+    ({"sampling": {"repetition_penalty": math.inf}}, "sampling.repetition_penalty"),
+    ({"sampling": {"presence_penalty": -2.01}}, "sampling.presence_penalty"),
+    ({"sampling": {"presence_penalty": math.nan}}, "sampling.presence_penalty"),
+    ({"sampling": {"frequency_penalty": 2.01}}, "sampling.frequency_penalty"),
+    ({"sampling": {"frequency_penalty": -math.inf}}, "sampling.frequency_penalty"),
+    ({"sampling": {"logit_bias": {1: 100.5}}}, "sampling.logit_bias[1]"),
+    ({"sampling": {"logit_bias": {1: math.nan}}}, "sampling.logit_bias[1]"),
+    ({"sampling": {"logit_bias": {V: 0.5}}}, f"sampling.logit_bias[{V}]"),
+    ({"sampling": {"logit_bias": dict.fromkeys(range(1025), 1.0)}}, "sampling.logit_bias"),
+    ({"stop": {"min_new_tokens": CONTEXT_LEN}}, "stop.min_new_tokens"),
+    ({"stop": {"min_new_tokens": 6, "max_new_tokens": 5}}, "stop.min_new_tokens"),
     ({"stop": {"max_new_tokens": 0}}, "stop.max_new_tokens"),
     ({"stop": {"max_new_tokens": CONTEXT_LEN}}, "stop.max_new_tokens"),
     ({"stop": {"max_new_tokens": 2**32 - 1}}, "stop.max_new_tokens"),
@@ -80,6 +99,16 @@ GOOD_GENERATE: list[dict[str, Any]] = [
     {"sampling": {"top_p": 1e-6}},
     {"sampling": {"seed": 0}},
     {"sampling": {"seed": 2**64 - 1}},
+    {"sampling": {"min_p": 0}},
+    {"sampling": {"min_p": 1}},
+    {"sampling": {"typical_p": 1}},
+    {"sampling": {"typical_p": 1e-6}},
+    {"sampling": {"repetition_penalty": 0.011}},
+    {"sampling": {"repetition_penalty": 100}},
+    {"sampling": {"presence_penalty": -2, "frequency_penalty": 2}},
+    {"sampling": {"logit_bias": {0: -100.0, V - 1: 100.0}}},
+    {"stop": {"min_new_tokens": 5, "max_new_tokens": 5}},
+    {"stop": {"min_new_tokens": CONTEXT_LEN - 2}},
     {"stop": {"max_new_tokens": 1}},
     {"stop": {"max_new_tokens": CONTEXT_LEN - 2}},
     {"stop": {"strings": ["q"] * 64}},
@@ -110,7 +139,9 @@ def generate_request(overrides: dict[str, Any]) -> generation_service_pb2.Genera
 
 
 def _set(message: Any, name: str, value: Any) -> None:
-    if isinstance(value, dict):
+    if name == "logit_bias":
+        message.logit_bias.update(value)
+    elif isinstance(value, dict):
         inner = getattr(message, name)
         inner.SetInParent()
         for key, item in value.items():
@@ -154,7 +185,16 @@ async def test_generate_reports_all_violations_with_value_and_range(harness: Har
     overrides = {
         "prompt": None,
         "request_id": "x" * 200,
-        "sampling": {"temperature": 101, "top_p": 0},
+        "sampling": {
+            "temperature": 101,
+            "top_p": 0,
+            "typical_p": 2,
+            "min_p": 2,
+            "repetition_penalty": 0,
+            "presence_penalty": 3,
+            "frequency_penalty": 4,
+            "logit_bias": {2: 101.0, V: 0.0},
+        },
         "stop": {"max_new_tokens": 0, "strings": [""], "token_ids": [V]},
         "output": {"coalesce_ms": 20_000},
     }
@@ -164,6 +204,13 @@ async def test_generate_reports_all_violations_with_value_and_range(harness: Har
         "input": "unset, one of prompt, chat or token_ids must be given",
         "sampling.temperature": "101, must be 0 to 100",
         "sampling.top_p": "0, must be above 0 and at most 1",
+        "sampling.typical_p": "2, must be above 0 and at most 1",
+        "sampling.min_p": "2, must be 0 to 1",
+        "sampling.repetition_penalty": "0, must be 0.01 to 100",
+        "sampling.presence_penalty": "3, must be -2 to 2",
+        "sampling.frequency_penalty": "4, must be -2 to 2",
+        "sampling.logit_bias[2]": "101, must be -100 to 100",
+        f"sampling.logit_bias[{V}]": f"token {V}, must be 0 to {V - 1}",
         "stop.max_new_tokens": f"0, must be 1 to {CONTEXT_LEN - 1}",
         "stop.strings[0]": "0 characters, must be 1 to 256",
         "stop.token_ids[0]": f"{V}, must be 0 to {V - 1}",
