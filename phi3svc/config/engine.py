@@ -10,6 +10,9 @@ from phi3svc.errors import ConfigError
 BLOCK_SIZE = 16
 """Tokens per KV block; the CPU kernels' page size."""
 
+MAX_THREADS = 256
+"""As many as the kernels' thread pool takes."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -41,7 +44,7 @@ class EngineConfig:
         self._check("max_waiting_requests", 1, 1 << 20)
         self._check("max_waiting_tokens", 1, 1 << 32)
         self._check("kv_memory_bytes", 0, 1 << 48)
-        self._check("num_threads", 0, 1024)
+        self._check("num_threads", 0, MAX_THREADS)
         if not isinstance(self.prefix_cache, bool):
             raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
         for tenant, weight in self.tenant_weights.items():
@@ -56,4 +59,4 @@ class EngineConfig:
     @property
     def num_threads_to_use(self) -> int:
         """`num_threads`, with 0 replaced by the number of CPUs this process may run on."""
-        return self.num_threads or len(os.sched_getaffinity(0))
+        return self.num_threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))

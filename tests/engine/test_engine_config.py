@@ -16,7 +16,7 @@ from phi3svc.errors import ConfigError
         ("max_waiting_requests", 0, "1 to 1048576"),
         ("max_waiting_tokens", -1, "1 to 4294967296"),
         ("kv_memory_bytes", -1, "0 to 281474976710656"),
-        ("num_threads", 1025, "0 to 1024"),
+        ("num_threads", 257, "0 to 256"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_range(
