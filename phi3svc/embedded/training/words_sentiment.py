@@ -66,6 +66,10 @@ SLOTS: dict[str, list[str]] = {
     "we": ["I", "I", "we"],
 }
 
+SLOTS["noun"] = items(
+    """service|food|staff|quality|location|product|customer service|delivery|packaging|sound|camera|
+    battery|view|breakfast|room|design|price|experience|hotel|story|acting|value|app|support"""
+)
 SLOTS["gem"] = items(
     """a gem|a treat|a joy|a delight|a bargain|a dream|a masterpiece|a real pleasure|pure magic|second to
     none|out of this world|a breath of fresh air|a great choice|my new favourite|the best|a winner"""
