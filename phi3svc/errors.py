@@ -8,6 +8,7 @@ Phi3Error
 ├─ AlreadyExists            a request of that id is running
 ├─ UnsupportedTask          the model exists and has no head for this RPC
 ├─ Overloaded               bounded queue full; says when to retry
+├─ DeadlineExceeded         the request's deadline passed before its answer was complete
 ├─ Unavailable              starting, draining, or the engine is gone
 └─ EngineFailed             our fault; logged with an id, the text stays inside
 """
@@ -53,7 +54,7 @@ class InvalidRequest(Phi3Error):
 class PromptTooLong(InvalidRequest):
     """The prompt, or the prompt and the answer asked for, exceed the model's context.
 
-    `sizes`: the numbers that collide, for programs; `prompt_token_count`, `max_context_len`, ….
+    `sizes`: the numbers that collide, for programs: `prompt_token_count` and the like.
     """
 
     def __init__(self, *violations: FieldViolation, sizes: Mapping[str, int] | None = None) -> None:

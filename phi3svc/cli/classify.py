@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 
 from rich.console import Console
 from rich.table import Table
 
 from phi3svc.cli.options import add_client_options
 from phi3svc.cli.session import connected
+from phi3svc.cli.stdin import check_text, read_stdin
 from phi3svc.errors import ConfigError
 from phi3svc.service.client import LabelScore, TokenLabels
 
@@ -29,9 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     texts = args.texts
     if texts == ["-"]:
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        texts = [line for line in read_stdin().split("\n") if line.strip()]
     if not texts or not all(texts):
         raise ConfigError("texts: one is empty")
+    for text in texts:
+        check_text("texts", text)
     asyncio.run(_classify(args, texts))
     return 0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from contextlib import aclosing
 
 from phi3svc.cli.options import add_client_options, add_sampling_options, sampling_of
 from phi3svc.cli.session import connected
+from phi3svc.cli.stdin import check_text, read_stdin
 from phi3svc.engine.events import Completed, Delta, Finished, Started
 from phi3svc.errors import ConfigError
 from phi3svc.service.client import Client
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = read_stdin() if args.prompt == "-" else check_text("prompt", args.prompt)
     if not prompt and not args.chat:
         raise ConfigError("prompt: is empty")
     asyncio.run(_generate(args, prompt))

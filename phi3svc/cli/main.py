@@ -53,9 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Phi3Error as error:
         print(f"phi3svc: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # The reader of our output left (`phi3svc generate | head`): nothing is wrong.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        # A full disk, a closed terminal.
+        print(f"phi3svc: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -22,8 +22,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", choices=DTYPES, help="weights and KV cache; default: auto")
     group.add_argument("--device", choices=DEVICES, help="default: cpu")
-    group.add_argument("--threads", type=int, help="compute threads; default: one per core")
-    group.add_argument("--kv-memory", type=int, metavar="MIB", help="KV cache of all models, MiB")
+    group.add_argument("--threads", type=int, help="compute threads; default, and 0: one per core")
+    group.add_argument(
+        "--kv-memory",
+        type=int,
+        metavar="MIB",
+        help="KV cache of all models; default, and 0: half of what is free",
+    )
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="every other setting")
 
 
@@ -84,11 +89,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _token_bias(text: str) -> tuple[int, float]:
-    """`ID=BIAS`; argparse names the flag of a ValueError."""
     token_id, _, bias = text.partition("=")
-    if not 0 <= int(token_id) < 1 << 32:
-        raise ValueError
-    return int(token_id), float(bias)
+    try:
+        if not 0 <= int(token_id) < 1 << 32:
+            raise ValueError
+        return int(token_id), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be ID=BIAS") from None
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:

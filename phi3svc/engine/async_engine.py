@@ -86,7 +86,8 @@ class EngineClient(Protocol):
 
         Nothing is sent before the first `anext`. Closing the iterator, or cancelling the task that
         waits in it, cancels the request at once. Raises InvalidRequest, PromptTooLong, NotFound,
-        UnsupportedTask, Overloaded, Unavailable or EngineFailed, the last two at any time.
+        UnsupportedTask, Overloaded, DeadlineExceeded, Unavailable or EngineFailed, the last three
+        at any time.
         request_id need not be unique; events carry an id of the engine's own.
         """
 

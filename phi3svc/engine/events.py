@@ -150,12 +150,14 @@ class Delta:
     """New tokens and the text they complete.
 
     text never splits a character and may be empty while one, or a possible stop string, is held
-    back; later deltas then bring it. logprobs: one per token, or empty if not asked for.
+    back; later deltas then bring it. logprobs: one per token, or empty if not asked for. is_last:
+    nothing of this answer follows.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Completed:
-    """Usage and timings in seconds, measured where the tokens are made; the last event."""
+    """Usage and timings in seconds, since the front opened the stream; the last event.
+
+    queue_s: until the model first worked on it. first_token_s, total_s: until the first and the
+    last token reached the front.
+    """
 
     prompt_token_count: int
     completion_token_count: int

@@ -89,7 +89,13 @@ def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> d
     Memory is split evenly, except that no model gets more than `max_sequences` of its longest
     sequences can fill.
     """
-    total = config.kv_memory_bytes or available_bytes() // 2
+    available = available_bytes()
+    if config.kv_memory_bytes > available:
+        raise ConfigError(
+            f"engine.kv_memory_bytes={config.kv_memory_bytes}: must be at most {available}, the"
+            " bytes that are free, or 0 for half of them"
+        )
+    total = config.kv_memory_bytes or available // 2
     block_bytes = {}
     needs = []
     for name, network in networks.items():

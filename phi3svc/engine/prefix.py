@@ -2,8 +2,9 @@
 
 The key of a full block is a keyed hash of its tokens and of the key before it, so it stands for the
 whole sequence up to its end. The chain begins with what else decides the keys and values, the model
-and its factor set, and with who may share them: two tenants, or two `cache_salt`s, never meet, so
-that nobody can learn from response times what another has sent. The hash's own key is random and
+and its factor set, and with who may share them: those of two tenants, or of two
+`cache_salt`s, never meet, so that nobody can learn from response times what another has sent;
+tenants that give the same salt mean to share. The hash's own key is random and
 never leaves the process: no request can be made to collide with another's, and the tokens of a
 block are compared besides.
 

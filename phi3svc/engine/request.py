@@ -19,7 +19,8 @@ MAX_TEMPERATURE = 100.0
 MAX_INT32 = 2**31 - 1
 MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
-MIN_REPETITION_PENALTY = 0.01
+MIN_REPETITION_PENALTY = 0.009999999776482582
+"""0.01 as a float32, which is what the wire carries."""
 MAX_REPETITION_PENALTY = 100.0
 MAX_PENALTY = 2.0
 """Of presence and frequency, either sign; OpenAI's bound."""
@@ -231,10 +232,15 @@ def _stop_violations(request: GenerateRequest, vocab_size: int) -> list[FieldVio
     if not 0 <= request.min_new_tokens <= max(request.max_new_tokens, 0):
         text = f"{request.min_new_tokens}, not in 0..{request.max_new_tokens} (max_new_tokens)"
         found.append(FieldViolation("stop.min_new_tokens", text))
-    if request.min_new_tokens > 0 and not set(range(vocab_size)) - set(stop_ids):
+    if request.min_new_tokens > 0 and _num_below(stop_ids, vocab_size) == vocab_size:
         text = f"{request.min_new_tokens}, but every token is a stop token"
         found.append(FieldViolation("stop.min_new_tokens", text))
     return found
+
+
+def _num_below(token_ids: list[int], vocab_size: int) -> int:
+    """How many distinct ids of the vocabulary are listed."""
+    return len({token_id for token_id in token_ids if 0 <= token_id < vocab_size})
 
 
 def check_prompt_len(request: Request, context_len: int) -> None:

@@ -41,7 +41,7 @@ async def generate_text(
     started_s = time.monotonic()
     detokenizer = Detokenizer(tokenizer, stop_strings)
     token_ids: list[int] = []
-    queue_s = first_token_s = 0.0
+    queue_s = first_token_s = total_s = 0.0
     reason: StreamEndReason | None = None
     stop_string: str | None = None
     async with aclosing(client.generate(request)) as events:
@@ -68,7 +68,11 @@ async def generate_text(
                 text += detokenizer.finish()
             new_ids = event.token_ids[:num_new]
             token_ids += new_ids
-            yield Delta(text, tuple(new_ids), tuple(event.logprobs[:num_new]))
+            # Before the yield: how long the reader takes is not the answer's time.
+            total_s = time.monotonic() - started_s
+            yield Delta(
+                text, tuple(new_ids), tuple(event.logprobs[:num_new]), is_last=reason is not None
+            )
             if reason is not None:
                 break
     assert reason is not None, "the engine ended a stream without a reason"
@@ -84,7 +88,7 @@ async def generate_text(
         completion_token_count=len(token_ids),
         queue_s=queue_s,
         first_token_s=first_token_s,
-        total_s=time.monotonic() - started_s,
+        total_s=total_s,
     )
 
 

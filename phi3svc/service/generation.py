@@ -101,7 +101,7 @@ async def _responses(
             continue
         yield _to_response(seq, event, call)
         seq += 1
-        if call.coalesce_ms and isinstance(event, Delta):
+        if call.coalesce_ms and isinstance(event, Delta) and not event.is_last:
             await asyncio.sleep(call.coalesce_ms / 1000)
 
 

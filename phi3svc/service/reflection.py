@@ -13,7 +13,8 @@ V1 = "grpc.reflection.v1.ServerReflection"
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """v1alpha, and v1 from the same servicer: the two differ in nothing but their package."""
-    names = (*services, reflection.SERVICE_NAME, V1)
+    # v1 is not listed: tools ask for the files of what is, and there is none of v1 to show.
+    names = (*services, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     servicer = reflection.aio.ReflectionServicer(names)
     handler = grpc.stream_stream_rpc_method_handler(

@@ -9,6 +9,7 @@ from grpc_status import rpc_status
 
 from phi3svc.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     EngineFailed,
     FieldViolation,
     InvalidRequest,
@@ -22,6 +23,7 @@ from phi3svc.errors import (
 
 _PLAIN_ERRORS: dict[grpc.StatusCode, type[Phi3Error]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.FAILED_PRECONDITION: UnsupportedTask,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.INTERNAL: EngineFailed,
@@ -29,7 +31,7 @@ _PLAIN_ERRORS: dict[grpc.StatusCode, type[Phi3Error]] = {
 
 
 class CallError(Phi3Error):
-    """A call ended with a status that is none of the service's own, such as DEADLINE_EXCEEDED."""
+    """A call ended with a status that is none of the service's own, such as CANCELLED."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(f"{code.name}: {message}" if message else code.name)

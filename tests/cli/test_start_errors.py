@@ -36,7 +36,7 @@ def serve_args(checkpoint: Path) -> list[str]:
 
 
 def test_missing_folder_is_named() -> None:
-    assert_one_line(["serve", "--model", "/no/such/model"], "/no/such/model", "no such folder")
+    assert_one_line(serve_args(Path("/no/such/model")), "/no/such/model", "no such folder")
 
 
 def test_truncated_weights_are_refused(checkpoint: Path) -> None:
@@ -96,8 +96,8 @@ def test_malformed_address_is_named() -> None:
     assert_one_line(["serve", "--listen", "localhost"], "listen='localhost'", "host:port")
 
 
-def test_too_little_kv_memory_is_named() -> None:
-    assert_one_line(["serve", "--kv-memory", "0", "--threads", "-1"], "num_threads")
+def test_impossible_thread_count_is_named() -> None:
+    assert_one_line(["serve", "--threads", "-1"], "num_threads")
 
 
 def test_unknown_key_in_settings_file_is_named(tmp_path: Path) -> None:
