@@ -22,8 +22,8 @@ NUM_DIALOGUES = 480
 NUM_STORIES = 60
 MAX_NEW_TOKENS = 220
 MIN_SCORE = 0.95
-MIN_COPY_SCORE = 0.75
-COPYING = ("copy", "recall")
+# Beyond the boundary lie the later turns of conversations, whose questions lean on earlier ones.
+MIN_SIDE_SCORE = 0.85
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,8 @@ def assert_mostly_right(answers: Sequence[Answer], min_share: float = MIN_SCORE)
 
 
 def test_answers_end(session: Session) -> None:
-    """With <|end|>, within the budget. Copying is apart: it can go in circles."""
-    endless = [answer for answer in session.answers if not answer.is_ended]
-    assert [answer.text for answer in endless if answer.kind not in COPYING] == []
-    assert len(endless) <= 0.03 * len(session.answers)
+    """With <|end|>, within the budget."""
+    assert [answer.text for answer in session.answers if not answer.is_ended] == []
 
 
 def test_facts_are_right(session: Session) -> None:
@@ -142,21 +140,15 @@ def test_facts_are_right(session: Session) -> None:
 
 def test_answers_of_every_kind_are_right(session: Session) -> None:
     kinds = {answer.kind for answer in session.answers}
-    assert kinds >= {"fact", "follow_up", "talk", "unknown", "story", "count", *COPYING}
-    assert_mostly_right([a for a in session.answers if a.kind not in COPYING])
-
-
-def test_copies_are_mostly_exact(session: Session) -> None:
-    """A small network copies well, not perfectly: random letters and repeated words mislead it."""
-    assert_mostly_right([a for a in session.answers if a.kind in COPYING], MIN_COPY_SCORE)
+    assert kinds == {"fact", "follow_up", "talk", "unknown", "story"}
+    assert_mostly_right(session.answers)
 
 
 def test_both_longrope_sets_answer_well(session: Session) -> None:
-    knowing = [answer for answer in session.answers if answer.kind not in COPYING]
     for is_long in (False, True):
-        side = [a for a in knowing if (a.num_tokens > session.original_len) == is_long]
+        side = [a for a in session.answers if (a.num_tokens > session.original_len) == is_long]
         assert len(side) >= 20
-        assert_mostly_right(side)
+        assert_mostly_right(side, MIN_SIDE_SCORE)
 
 
 def test_answers_use_words_of_the_domain(session: Session) -> None:
@@ -168,9 +160,9 @@ def test_answers_use_words_of_the_domain(session: Session) -> None:
         for turn in next(stream).turns
         for word in _words(turn.question + " " + turn.answer)
     }
-    free = [answer for answer in session.answers if answer.kind not in COPYING]
-    misspelt = [answer.text for answer in free if not known.issuperset(_words(answer.text))]
-    assert len(misspelt) <= 0.01 * len(free), "\n".join(misspelt)
+    answers = [answer.text for answer in session.answers]
+    misspelt = [text for text in answers if not known.issuperset(_words(text))]
+    assert len(misspelt) <= 0.01 * len(answers), "\n".join(misspelt)
 
 
 def test_sampled_stories_follow_the_grammar(session: Session) -> None:

@@ -20,7 +20,7 @@ A Phi-3 network of {num_params:.2f} M parameters in bfloat16, with LongRoPE over
 service can be tried and tested without a download; it knows nothing beyond its small domain.
 
 Trained from scratch on text that a grammar in `phi3svc/embedded/training` writes, and on no other
-data: {num_steps} steps of about {tokens_per_batch} tokens, seed {seed}{origin}.
+data: {num_steps} steps of about {tokens_per_batch} tokens, seed {seed}.
 
     python -m phi3svc.embedded.training.train --out DIR {name}
 
@@ -46,9 +46,8 @@ def write_card(
     num_steps: int,
     num_params: int,
     scores: Scores,
-    start: Path | None,
 ) -> None:
-    """Writes `out`/README.md. start: the checkpoint that training went on from, if any."""
+    """Writes `out`/README.md."""
     card = CARD.format(
         name=recipe.name,
         title=recipe.title,
@@ -60,7 +59,6 @@ def write_card(
         num_steps=num_steps,
         tokens_per_batch=recipe.tokens_per_batch,
         seed=seed,
-        origin=f", going on from an earlier checkpoint ({start})" if start else "",
         rows="\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items()),
     )
     (out / "README.md").write_text(card, encoding="utf-8")

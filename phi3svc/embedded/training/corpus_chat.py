@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from phi3svc.embedded.training import skills, small_talk
+from phi3svc.embedded.training import small_talk
 from phi3svc.embedded.training.facts import FACTS, Fact
 from phi3svc.embedded.training.split import is_held_out
 from phi3svc.embedded.training.stories import story_turn
@@ -68,37 +68,21 @@ class DialogueGrammar:
             turns = [self.turn()]
         elif draw < 0.75:
             turns = self._about_one_subject()
-        elif draw < 0.9:
-            turns = [turn for _ in range(rng.randint(2, 5)) for turn in self._some_turns()]
         else:
-            told, asked = small_talk.name_turns(rng, held_out=self.held_out)
-            between = [self.turn() for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-            turns = (
-                [told, *between, asked]
-                if rng.random() < 0.8
-                else [*between, small_talk.no_name(rng)]
-            )
+            turns = [turn for _ in range(rng.randint(2, 5)) for turn in self._some_turns()]
         return Dialogue(system, tuple(self._spelled(turn) for turn in turns))
 
     def turn(self) -> Turn:
         """One question that stands on its own."""
         rng = self.rng
         draw = rng.random()
-        if draw < 0.44:
+        if draw < 0.62:
             return self.fact_turn(*self.fact_with_question())
-        if draw < 0.50:
+        if draw < 0.78:
             return small_talk.small_talk(rng, held_out=self.held_out)
-        if draw < 0.59:
+        if draw < 0.87:
             return small_talk.unknown(rng, held_out=self.held_out)
-        if draw < 0.66:
-            return story_turn(rng, held_out=self.held_out)
-        if draw < 0.86:
-            return skills.repeat(rng, held_out=self.held_out)
-        if draw < 0.92:
-            return skills.make_list(rng, held_out=self.held_out)
-        if draw < 0.94:
-            return skills.count(rng, held_out=self.held_out)
-        return skills.name_some(rng, held_out=self.held_out)
+        return story_turn(rng, held_out=self.held_out)
 
     def fact_with_question(self) -> tuple[Fact, str]:
         """A fact, and a phrasing of its question from our side of the split."""
@@ -142,16 +126,14 @@ class DialogueGrammar:
         """The question as people type: lower case, no full stop, a word before or after."""
         rng = self.rng
         question = turn.question
-        if turn.kind not in ("copy", "name", "recall"):
-            if rng.random() < 0.1:
-                question = question + rng.choice(_CLOSERS)
-            elif rng.random() < 0.15:
-                question = rng.choice(_OPENERS) + question
-        if turn.kind not in ("copy", "name"):
-            if rng.random() < 0.2:
-                question = question.lower()
-            if rng.random() < 0.15:
-                question = question.rstrip(".?!")
+        if rng.random() < 0.1:
+            question = question + rng.choice(_CLOSERS)
+        elif rng.random() < 0.15:
+            question = rng.choice(_OPENERS) + question
+        if rng.random() < 0.2:
+            question = question.lower()
+        if rng.random() < 0.15:
+            question = question.rstrip(".?!")
         return Turn(turn.kind, question, turn.answer, turn.is_right)
 
 

@@ -18,8 +18,8 @@ Scores = dict[str, float]
 class Recipe:
     """Everything the training loop needs to know about a model.
 
-    texts: endless text to learn the tokenizer from; rows: endless training rows from a tokenizer,
-    a seed and whether the weights are new; score: held-out scores by name; original_len: LongRoPE's boundary in tokens.
+    texts: endless text to learn the tokenizer from; rows: endless training rows from a tokenizer
+    and a seed; score: held-out scores by name; original_len: LongRoPE's boundary in tokens.
     """
 
     name: str
@@ -33,6 +33,6 @@ class Recipe:
     model_class: type[PreTrainedModel]
     config: Callable[[Tokenizer], Phi3Config]
     texts: Callable[[int], Iterator[str]]
-    rows: Callable[[Tokenizer, int, bool], Iterator[Encoded]]
+    rows: Callable[[Tokenizer, int], Iterator[Encoded]]
     loss: Callable[[nn.Module, Batch], Tensor]
     score: Callable[[PreTrainedModel, Tokenizer], Scores]

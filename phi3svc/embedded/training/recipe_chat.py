@@ -23,8 +23,6 @@ ORIGINAL_LEN = 128
 MAX_LEN = 512
 """Training rows are cut here; longer dialogues are rare."""
 RAW_STORY_SHARE = 0.02
-NUM_FIRST_DRILLS = 24_000
-DRILL_SHARE = 0.08
 
 
 def render(dialogue: Dialogue, num_turns: int) -> str:
@@ -62,19 +60,6 @@ def encode_story(tokenizer: Tokenizer, text: str) -> Encoded:
     return Encoded(ids, ids)
 
 
-def copy_drill(tokenizer: Tokenizer, rng: random.Random) -> Encoded:
-    """Random tokens twice, of which the second time is learned.
-
-    Repeating, lists and names rest on copying, which comes late, or never, from answers alone.
-    """
-    span = range(3, tokenizer.token_to_id(END_OF_TEXT))
-    num = rng.randint(4, 28)
-    # Few kinds of tokens: then one token alone does not tell where in the text one is.
-    kinds = rng.sample(span, num if rng.random() < 0.5 else num // 3 + 1)
-    ids = rng.sample(kinds, num) if len(kinds) == num else rng.choices(kinds, k=num)
-    return Encoded(ids + ids, [IGNORED] * (len(ids) + 1) + ids[1:])
-
-
 def _config(tokenizer: Tokenizer) -> Phi3Config:
     end = tokenizer.token_to_id(END_OF_TEXT)
     return phi3_config(
@@ -95,19 +80,15 @@ def _texts(seed: int) -> Iterator[str]:
             yield turn.answer
 
 
-def _rows(tokenizer: Tokenizer, seed: int, is_fresh: bool) -> Iterator[Encoded]:
-    """Copying first, then dialogues, with a few drills and stories in between.
+def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
+    """Dialogues, with a few stories in between.
 
     Long dialogues are at times cut at the boundary: what a server sees before it crosses.
     """
     rng = random.Random(seed)
-    for _ in range(NUM_FIRST_DRILLS if is_fresh else 0):
-        yield copy_drill(tokenizer, rng)
     for dialogue in dialogues(seed):
         if rng.random() < RAW_STORY_SHARE:
             yield encode_story(tokenizer, any_story(rng))
-        if rng.random() < DRILL_SHARE:
-            yield copy_drill(tokenizer, rng)
         row = encode(tokenizer, dialogue)
         if len(row.token_ids) > ORIGINAL_LEN and rng.random() < 0.3:
             row = Encoded(row.token_ids[:ORIGINAL_LEN], row.labels[:ORIGINAL_LEN])
@@ -155,12 +136,12 @@ CHAT = Recipe(
     title="Juniper, a small almanac that chats",
     summary=(
         "Answers questions about forty plants, thirty animals, the planets, some dishes and the "
-        "weather; tells animal stories, repeats, lists and counts; says so "
-        "when it does not know. Chat format of Phi-3; answers end with <|end|>."
+        "weather; tells animal stories; says so when it does not "
+        "know. Chat format of Phi-3; answers end with <|end|>."
     ),
     vocab_size=VOCAB_SIZE,
     original_len=ORIGINAL_LEN,
-    num_steps=3400,
+    num_steps=2100,
     tokens_per_batch=2048,
     is_chat=True,
     model_class=Phi3ForCausalLM,

@@ -47,7 +47,7 @@ def _texts(seed: int) -> Iterator[str]:
     return (passage.text for passage in passages(seed))
 
 
-def _rows(tokenizer: Tokenizer, seed: int, is_fresh: bool) -> Iterator[Encoded]:
+def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
     """Some tokens are cut in two, so that a name in unusual pieces is still tagged as one."""
     rng = random.Random(seed)
     for passage in passages(seed):

@@ -39,7 +39,7 @@ def _texts(seed: int) -> Iterator[str]:
     return (review.text for review in reviews(seed))
 
 
-def _rows(tokenizer: Tokenizer, seed: int, is_fresh: bool) -> Iterator[Encoded]:
+def _rows(tokenizer: Tokenizer, seed: int) -> Iterator[Encoded]:
     """Beginnings that are reviews themselves are learned too: more labels for the same text."""
     for review in reviews(seed):
         encoding = tokenizer.encode(review.text)

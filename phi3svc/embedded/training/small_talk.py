@@ -1,11 +1,10 @@
-"""Greetings, thanks, names, jokes, and the polite way to say "I do not know"."""
+"""Greetings, thanks, jokes, and the polite way to say "I do not know"."""
 
 from __future__ import annotations
 
 import random
 
 from phi3svc.embedded.training import talk_lines
-from phi3svc.embedded.training.name_lists import FIRST_NAMES
 from phi3svc.embedded.training.split import is_held_out
 from phi3svc.embedded.training.turns import Turn
 
@@ -42,43 +41,3 @@ def unknown(rng: random.Random, *, held_out: bool) -> Turn:
             question = rng.choice(talk_lines.UNKNOWN_FRAMES).format(x=name)
         if is_held_out("unknown", question) == held_out:
             return Turn("unknown", question, UNKNOWN)
-
-
-def name_turns(rng: random.Random, *, held_out: bool) -> tuple[Turn, Turn]:
-    """The user says a name; later asks for it."""
-    while True:
-        name = rng.choice(FIRST_NAMES) if rng.random() < 0.6 else _nonsense(rng).capitalize()
-        if is_held_out("name", name) == held_out:
-            break
-    told = rng.choice(
-        (
-            "My name is {}.",
-            "I am {}.",
-            "Hi, I am {}.",
-            "Hello, my name is {}.",
-            "You can call me {}.",
-            "I am called {}.",
-        )
-    )
-    asked = rng.choice(
-        (
-            "What is my name?",
-            "Do you know my name?",
-            "Who am I?",
-            "Do you remember my name?",
-            "Can you tell me my name?",
-        )
-    )
-    greeting = f"Nice to meet you, {name}! What would you like to know?"
-    return (
-        Turn("name", told.format(name), greeting),
-        Turn("recall", asked, f"Your name is {name}."),
-    )
-
-
-def no_name(rng: random.Random) -> Turn:
-    """The user asks for a name never given."""
-    asked = rng.choice(
-        ("What is my name?", "Do you know my name?", "Who am I?", "Can you tell me my name?")
-    )
-    return Turn("recall", asked, "You have not told me your name yet.")

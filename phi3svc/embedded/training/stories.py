@@ -8,16 +8,8 @@ import re
 from phi3svc.embedded.training.almanac import ANIMALS
 from phi3svc.embedded.training.split import is_held_out
 from phi3svc.embedded.training.turns import Turn
-from phi3svc.embedded.training.word_lists import items
 
-HEROES = [animal.name for animal in ANIMALS] + items(
-    """
-    dragon | turtle | hare | raven | mole | donkey | penguin | giraffe | monkey | tiger | zebra |
-    camel | whale | dolphin | seal | crab | parrot | beaver | moose | panda | king | queen |
-    wizard | knight | princess | farmer | baker | sailor | robot | ghost | giant | pirate |
-    gardener | boy | girl | witch | elf | troll | unicorn | kangaroo | koala | walrus | lizard
-    """
-)
+HEROES = [animal.name for animal in ANIMALS]
 _ADJECTIVES = (
     "little young clever old brave shy kind lazy hungry curious proud gentle merry".split()
 )

@@ -53,25 +53,18 @@ def save(recipe: Recipe, model: torch.nn.Module, tokenizer: Tokenizer, out: Path
     save_tokenizer(tokenizer, out, model.config.max_position_embeddings, recipe.is_chat)
 
 
-def train(recipe: Recipe, out: Path, seed: int, num_steps: int, start: Path | None) -> Scores:
-    """Trains one model into the folder `out` and returns its held-out scores after rounding.
-
-    start: a checkpoint whose tokenizer and weights to go on from, instead of a random one.
-    """
+def train(recipe: Recipe, out: Path, seed: int, num_steps: int) -> Scores:
+    """Trains one model into the folder `out` and returns its held-out scores after rounding."""
     started = time.monotonic()
     torch.manual_seed(seed)
-    if start:
-        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
-        model = recipe.model_class.from_pretrained(start, dtype=torch.float32)
-    else:
-        texts = itertools.islice(recipe.texts(seed), NUM_TOKENIZER_TEXTS)
-        tokenizer = train_tokenizer(texts, recipe.vocab_size)
-        model = recipe.model_class(recipe.config(tokenizer))
+    texts = itertools.islice(recipe.texts(seed), NUM_TOKENIZER_TEXTS)
+    tokenizer = train_tokenizer(texts, recipe.vocab_size)
+    model = recipe.model_class(recipe.config(tokenizer))
     config = model.config
     num_params = sum(parameter.numel() for parameter in model.parameters())
     print(f"{recipe.name}: {num_params / 1e6:.2f} M parameters, {num_steps} steps", flush=True)
     batches = bucketed_batches(
-        recipe.rows(tokenizer, seed + 1, start is None),
+        recipe.rows(tokenizer, seed + 1),
         pad_id=config.pad_token_id,
         original_len=recipe.original_len,
         tokens_per_batch=recipe.tokens_per_batch,
@@ -81,7 +74,7 @@ def train(recipe: Recipe, out: Path, seed: int, num_steps: int, start: Path | No
     save(recipe, model, tokenizer, out)
     reloaded = recipe.model_class.from_pretrained(out, dtype="auto").eval()
     scores = recipe.score(reloaded, tokenizer)
-    write_card(recipe, out, seed, num_steps, num_params, scores, start)
+    write_card(recipe, out, seed, num_steps, num_params, scores)
     print(f"{recipe.name}: done in {time.monotonic() - started:.0f} s", flush=True)
     for name, value in scores.items():
         print(f"  {name:28s} {value:.4f}", flush=True)
@@ -95,9 +88,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--seed", type=int, default=3, help="of text, weights and order")
     parser.add_argument("--steps", type=int, help="instead of each model's own number")
-    parser.add_argument(
-        "--start", type=Path, metavar="DIR", help="folder of checkpoints to go on from"
-    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     unknown = sorted(set(args.names) - set(RECIPES))
@@ -107,8 +97,7 @@ def main() -> None:
     logging.set_verbosity_error()
     for name in args.names or RECIPES:
         recipe = RECIPES[name]
-        start = args.start / name if args.start else None
-        train(recipe, args.out / name, args.seed, args.steps or recipe.num_steps, start)
+        train(recipe, args.out / name, args.seed, args.steps or recipe.num_steps)
 
 
 if __name__ == "__main__":
