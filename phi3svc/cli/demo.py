@@ -11,8 +11,7 @@ from rich.console import Console
 
 from phi3svc.cli.classify import show_entities, show_labels
 from phi3svc.cli.session import running_server
-from phi3svc.config.checkpoint import EMBEDDED_MODELS
-from phi3svc.config.server import ModelSpec, ServerConfig
+from phi3svc.config.server import ServerConfig
 from phi3svc.engine.events import Completed, Delta, Started
 from phi3svc.service.client import Client
 
@@ -33,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _demo(listen: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    models = tuple(ModelSpec(name, name) for name in EMBEDDED_MODELS)
     start = time.perf_counter()
-    async with running_server(ServerConfig(models, listen=(listen,))) as addresses:
+    async with running_server(ServerConfig(listen=(listen,))) as addresses:
         elapsed = time.perf_counter() - start
         console.print(f"listening on {addresses[0]}  (ready after {elapsed:.1f} s)", style="green")
         async with Client.connect(addresses[0]) as client:
