@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from phi3svc.engine.chunks import Batch
 from phi3svc.engine.sequence import OutputKind
 from phi3svc.model import inputs
@@ -58,8 +54,3 @@ class OutputRows:
                 rows.score_chunks.append(index)
                 rows.score_rows.extend(wanted_rows)
         return rows
-
-
-def int32_tensor(values: list[int]) -> Tensor:
-    """By way of numpy, which reads a list several times faster than torch does."""
-    return torch.from_numpy(np.array(values, np.int32))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from phi3svc import ops
-from phi3svc.engine.batch import OutputRows, int32_tensor, to_model_input
+from phi3svc.engine.batch import OutputRows, to_model_input
 from phi3svc.engine.chunks import Batch, ChunkOutput
 from phi3svc.engine.sampler import sample
+from phi3svc.model.inputs import int32_tensor
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
 

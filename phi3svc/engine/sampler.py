@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from phi3svc import ops
-from phi3svc.engine.batch import int32_tensor
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.engine.sequence import SampledToken, Sequence
+from phi3svc.model.inputs import int32_tensor
 
 
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[SampledToken]:

@@ -67,16 +67,16 @@ class ModelInput:
         for row, chunk in zip(block_tables, chunks, strict=True):
             row[: len(chunk.pages)] = chunk.pages
         return cls(
-            token_ids=_int32(token_ids),
-            positions=_int32(positions),
-            rope_sets=_int32(rope_sets),
-            slots=_int32(slots),
-            query_starts=_int32(query_starts),
-            context_lens=_int32([chunk.start + len(chunk.token_ids) for chunk in chunks]),
+            token_ids=int32_tensor(token_ids),
+            positions=int32_tensor(positions),
+            rope_sets=int32_tensor(rope_sets),
+            slots=int32_tensor(slots),
+            query_starts=int32_tensor(query_starts),
+            context_lens=int32_tensor([chunk.start + len(chunk.token_ids) for chunk in chunks]),
             block_tables=torch.from_numpy(block_tables),
         )
 
 
-def _int32(values: list[int]) -> Tensor:
+def int32_tensor(values: list[int]) -> Tensor:
     """By way of numpy, which reads a list several times faster than torch does."""
     return torch.from_numpy(np.array(values, np.int32))
