@@ -1,6 +1,6 @@
 """What an engine says about a request, and what the front makes of it.
 
-`TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one `StepEvents` frame per
+`PromptEvent`, `TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one `StepEvents` frame per
 engine step. `Started`, `Delta`, `Finished` and `Completed` are what `text_stream.generate_text`
 yields: the domain form of the response stream, without sequence numbers.
 """
@@ -43,6 +43,8 @@ class Timings(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     queue_s: until its first token was scheduled; first_token_s: until the first token (or the
     scores) existed; total_s: until this event. num_preemptions: how often its KV blocks were taken.
     cached_prompt_token_count: tokens of the prompt that the prefix cache spared it.
+    drafted_token_count, accepted_token_count: tokens of this sequence that speculation guessed, and
+    how many of them were right.
     """
 
     queue_s: float
@@ -50,13 +52,39 @@ class Timings(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     total_s: float
     num_preemptions: int = 0
     cached_prompt_token_count: int = 0
+    drafted_token_count: int = 0
+    accepted_token_count: int = 0
+
+
+class TopLogprobs(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """The most likely tokens in one place, most likely first; of equal ones the lowest id first.
+
+    logprobs: natural logs of their probabilities under the model's raw logits.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+class PromptEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="prompt"):
+    """Log probabilities of consecutive prompt tokens, before the first token of the answer.
+
+    start: index in the prompt of the first one; the first event's is 1, the next begins where the
+    one before ended. logprobs: one per token. top: as many, or none if not asked for.
+    """
+
+    request_id: str
+    start: int
+    logprobs: list[float]
+    top: list[TopLogprobs] = []
 
 
 class TokenEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="token"):
-    """New tokens of one stream, in order. The last has `finish`; first and last have `timings`.
+    """New tokens of one sequence, in order. The last has `finish`; first and last have `timings`.
 
     logprobs: natural log of each token's probability under the model's raw logits, one per token
     if the request wanted them, else empty. With finish `stop_token` the stop token is included.
+    index: which of the request's sequences. top: one per token if wanted, else empty.
     """
 
     request_id: str
@@ -64,6 +92,8 @@ class TokenEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=Tru
     logprobs: list[float] = []
     finish: FinishReason | None = None
     timings: Timings | None = None
+    index: int = 0
+    top: list[TopLogprobs] = []
 
 
 class ScoresEvent(Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="scores"):
@@ -122,7 +152,7 @@ _FAILURE_KINDS: dict[type[BaseException], FailureKind] = {
     Unavailable: "unavailable",
 }
 
-EngineEvent = TokenEvent | ScoresEvent | FailedEvent
+EngineEvent = PromptEvent | TokenEvent | ScoresEvent | FailedEvent
 
 
 class StepEvents(Struct, frozen=True, forbid_unknown_fields=True, tag="step"):

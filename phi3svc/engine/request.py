@@ -29,6 +29,8 @@ MAX_LOGIT_BIAS = 100.0
 MAX_STOP_TOKEN_IDS = 1024
 MAX_SHARER_LEN = 128
 MAX_PRIORITY = 100
+MAX_SEQUENCES_PER_REQUEST = 64
+MAX_TOP_LOGPROBS = 20
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -131,7 +133,9 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     cache_salt: the request shares cached prompts with those of the same salt; if empty, with those
     of its tenant that have none either. priority: among the waiting requests of a tenant, higher
     ones start first. deadline_s: by this machine's monotonic clock; the request ends there, failed.
-    min_new_tokens: no stop token is chosen before the answer has so many tokens.
+    min_new_tokens: no stop token is chosen before the answer has so many tokens. n: answers to give,
+    each with its own random numbers. num_top_logprobs: of the most likely tokens in each place.
+    want_prompt_logprobs: of every prompt token but the first, with the top ones as well.
     """
 
     request_id: RequestId
@@ -146,6 +150,9 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     priority: Priority = 0
     deadline_s: float | None = None
     min_new_tokens: Annotated[int, Meta(ge=0, le=MAX_INT32)] = 0
+    n: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES_PER_REQUEST)] = 1
+    num_top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    want_prompt_logprobs: bool = False
 
     @property
     def task(self) -> str:
@@ -173,9 +180,13 @@ class ClassifyRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="clas
 
 
 class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel"):
-    """Forget a request and free what it holds; unknown ids are ignored, it may just have ended."""
+    """Forget a request and free what it holds; unknown ids are ignored, it may just have ended.
+
+    index: of the one sequence to forget, None for all of them.
+    """
 
     request_id: RequestId
+    index: Annotated[int, Meta(ge=0, lt=MAX_SEQUENCES_PER_REQUEST)] | None = None
 
 
 Request = GenerateRequest | ClassifyRequest
@@ -207,6 +218,12 @@ def check_request(request: Request, vocab_size: int, context_len: int) -> None:
             if not 0 <= i < vocab_size
         ]
         violations += _stop_violations(request, vocab_size)
+        for field, value, low, high in (
+            ("sampling.n", request.n, 1, MAX_SEQUENCES_PER_REQUEST),
+            ("output.top_logprobs", request.num_top_logprobs, 0, MAX_TOP_LOGPROBS),
+        ):
+            if not low <= value <= high:
+                violations.append(FieldViolation(field, f"{value}, not in {low}..{high}"))
     if violations:
         raise InvalidRequest(*violations)
     check_prompt_len(request, context_len)
