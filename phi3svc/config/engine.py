@@ -25,7 +25,8 @@ class EngineConfig:
     together, 0 for half of what is free once the weights are loaded (never more than the models can
     use). num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what was
     computed for prompts and answers as long as there is room, for requests that begin alike.
-    tenant_weights: shares of the tenants that have another than 1, when they compete for the time
+    max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
+    pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1, when they compete for the time
     that prompts take.
     """
 
@@ -36,6 +37,7 @@ class EngineConfig:
     kv_memory_bytes: int = 0
     num_threads: int = 0
     prefix_cache: bool = True
+    max_draft_tokens: int = 8
     tenant_weights: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class EngineConfig:
         self._check("max_waiting_tokens", 1, 1 << 32)
         self._check("kv_memory_bytes", 0, 1 << 48)
         self._check("num_threads", 0, MAX_THREADS)
+        self._check("max_draft_tokens", 0, 64)
         if not isinstance(self.prefix_cache, bool):
             raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
         for tenant, weight in self.tenant_weights.items():

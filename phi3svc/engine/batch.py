@@ -15,10 +15,10 @@ def to_model_input(batch: Batch, block_size: int) -> ModelInput:
     return ModelInput.pack(
         [
             inputs.Chunk(
-                chunk.sequence.token_ids[chunk.start : chunk.end],
+                chunk.token_ids,
                 chunk.start,
                 chunk.sequence.rope_set,
-                chunk.sequence.block_table[: -(-chunk.end // block_size)],
+                chunk.sequence.block_table[: -(-(chunk.start + chunk.num_tokens) // block_size)],
             )
             for chunk in batch.chunks
         ]
@@ -29,28 +29,33 @@ def to_model_input(batch: Batch, block_size: int) -> ModelInput:
 class OutputRows:
     """Which rows of a step have outputs, and whose they are.
 
-    token_chunks, score_chunks: indices into the batch's chunks. token_rows: one row for each of
-    token_chunks. score_rows: as many as score_chunks ask for, in their order.
+    token_chunks, prompt_chunks, score_chunks: indices into the batch's chunks. token_rows,
+    prompt_rows, score_rows: as many for each of them as it has such rows, in their order.
     """
 
     token_chunks: list[int]
     token_rows: list[int]
+    prompt_chunks: list[int]
+    prompt_rows: list[int]
     score_chunks: list[int]
     score_rows: list[int]
 
     @classmethod
     def of(cls, batch: Batch) -> OutputRows:
-        rows = cls([], [], [], [])
+        rows = cls([], [], [], [], [], [])
         first_row = 0
         for index, chunk in enumerate(batch.chunks):
-            wanted_rows = [first_row + position - chunk.start for position in chunk.wanted_rows]
+            shift = first_row - chunk.start
             first_row += chunk.num_tokens
-            if not wanted_rows:
+            if chunk.prompt_rows:
+                rows.prompt_chunks.append(index)
+                rows.prompt_rows.extend(shift + position for position in chunk.prompt_rows)
+            if not chunk.wanted_rows:
                 continue
             if chunk.sequence.output_kind is OutputKind.NEXT_TOKEN:
                 rows.token_chunks.append(index)
-                rows.token_rows.extend(wanted_rows)
+                rows.token_rows.extend(shift + position for position in chunk.wanted_rows)
             else:
                 rows.score_chunks.append(index)
-                rows.score_rows.extend(wanted_rows)
+                rows.score_rows.extend(shift + position for position in chunk.wanted_rows)
         return rows

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
-from phi3svc.engine.chunks import Batch, ChunkOutput
-from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.chunks import ChunkOutput, Generated
+from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, check_request
 from phi3svc.engine.runner import Runner
-from phi3svc.engine.scheduler import Scheduler
-from phi3svc.engine.sequence import SampledToken, Sequence
+from phi3svc.engine.scheduler import Progress, Scheduler
+from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
@@ -57,9 +58,9 @@ class EngineCore:
         check_request(request, config.vocab_size, self.context_len)
         self._scheduler.add(Sequence(request, config.pooled_token_idx(request.prompt_ids)))
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a request and free its blocks; unknown ids are ignored."""
-        self._scheduler.cancel(request_id)
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """Forget a request, or one of its sequences, and free its blocks; ignores unknown ones."""
+        self._scheduler.cancel(request_id, index)
 
     def step(self) -> list[EngineEvent]:
         """Compute one batch and say what came of it. Only when `has_work`.
@@ -67,27 +68,35 @@ class EngineCore:
         If the step itself fails, so do the requests of its batch, and no others.
         """
         batch = self._scheduler.schedule()
-        failures: list[EngineEvent] = [_expired(sequence) for sequence in batch.expired]
+        events: list[EngineEvent] = [_expired(sequence) for sequence in batch.expired]
         if not batch.chunks:
-            return failures
+            return events
+        started_s = time.perf_counter()
         try:
             outputs = self._runner.run(batch)
         except Exception:
             incident = _new_incident()
             logger.exception("incident %s: a step failed", incident)
-            return failures + [self._fail(chunk.sequence, incident) for chunk in batch.chunks]
+            for chunk in batch.chunks:
+                events += self._fail(chunk.sequence, incident)
+            return events
+        self._scheduler.observe(batch, time.perf_counter() - started_s)
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             if not _is_finite(output):
                 incident = _new_incident()
                 logger.error("incident %s: the model's output is not finite", incident)
-                failures.append(self._fail(chunk.sequence, incident))
-        self._scheduler.commit(batch, outputs)
-        return failures + _events(batch, outputs)
+                events += self._fail(chunk.sequence, incident)
+        for progress in self._scheduler.commit(batch, outputs):
+            events += events_of(progress)
+        return events
 
-    def _fail(self, sequence: Sequence, incident: str) -> FailedEvent:
+    def _fail(self, sequence: Sequence, incident: str) -> list[FailedEvent]:
+        """End a sequence's request; nothing to tell if it has ended already."""
+        if sequence.has_ended:
+            return []
         self._scheduler.cancel(sequence.request_id)
         error = EngineFailed(f"internal error, incident {incident}")
-        return FailedEvent.from_error(sequence.request_id, error)
+        return [FailedEvent.from_error(sequence.request_id, error)]
 
 
 def _expired(sequence: Sequence) -> FailedEvent:
@@ -95,36 +104,48 @@ def _expired(sequence: Sequence) -> FailedEvent:
     return FailedEvent.from_error(sequence.request_id, error)
 
 
-def _events(batch: Batch, outputs: list[ChunkOutput]) -> list[EngineEvent]:
+def events_of(progress: Progress) -> list[EngineEvent]:
+    """What to tell of one sequence's step."""
+    sequence, output = progress.sequence, progress.output
+    request = sequence.request
+    if output is None:
+        return [ScoresEvent(sequence.request_id, sequence.scores, sequence.timings())]
+    assert isinstance(request, GenerateRequest)
     events: list[EngineEvent] = []
-    for chunk, output in zip(batch.chunks, outputs, strict=True):
-        sequence = chunk.sequence
-        if output is None or not _is_finite(output):
-            continue
-        if isinstance(output, SampledToken):
-            assert isinstance(sequence.request, GenerateRequest)
-            is_edge = sequence.num_generated == 1 or sequence.has_ended
-            events.append(
-                TokenEvent(
-                    sequence.request_id,
-                    [output.token_id],
-                    [output.logprob] if sequence.request.want_logprobs else [],
-                    sequence.finish_reason,
-                    sequence.timings() if is_edge else None,
-                )
+    if output.prompt is not None:
+        prompt = output.prompt
+        events.append(
+            PromptEvent(request.request_id, progress.prompt_start, prompt.logprobs, prompt.top)
+        )
+    tokens = output.tokens
+    if tokens:
+        is_edge = sequence.num_generated == len(tokens) or sequence.has_ended
+        events.append(
+            TokenEvent(
+                request.request_id,
+                [token.token_id for token in tokens],
+                [token.logprob for token in tokens] if request.want_logprobs else [],
+                sequence.finish_reason,
+                sequence.timings() if is_edge else None,
+                sequence.index,
+                [token.top for token in tokens if token.top is not None],
             )
-        elif sequence.has_ended:
-            events.append(ScoresEvent(sequence.request_id, sequence.scores, sequence.timings()))
+        )
     return events
 
 
 def _is_finite(output: ChunkOutput) -> bool:
-    """False for what a broken row gives: the sampler's id -1, or scores with NaN or infinity."""
-    if output is None:
-        return True
-    if isinstance(output, SampledToken):
-        return output.token_id >= 0
-    return all(math.isfinite(score) for row in output for score in row)
+    """False for what a broken row gives: the sampler's id -1, or a score or logprob of NaN."""
+    match output:
+        case None:
+            return True
+        case Generated():
+            prompt = output.prompt.logprobs if output.prompt else ()
+            has_token = not output.tokens or output.tokens[-1].token_id >= 0
+            # A token that the model thinks impossible has minus infinity, and that is an answer.
+            return has_token and not any(math.isnan(logprob) for logprob in prompt)
+        case _:
+            return all(math.isfinite(score) for row in output for score in row)
 
 
 def _new_incident() -> str:

@@ -1,8 +1,9 @@
 """What an engine says about a request, and what the front makes of it.
 
-`PromptEvent`, `TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one `StepEvents` frame per
-engine step. `Started`, `Delta`, `Finished` and `Completed` are what `text_stream.generate_text`
-yields: the domain form of the response stream, without sequence numbers.
+`PromptEvent`, `TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one
+`StepEvents` frame per engine step. `Started`, `Delta`, `Finished` and `Completed` are what
+`text_stream.generate_text` yields: the domain form of the response stream, without sequence
+numbers.
 """
 
 from __future__ import annotations

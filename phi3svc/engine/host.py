@@ -67,7 +67,7 @@ class EngineHost:
         """Take a request in, or forget one. What is refused is an event of its own."""
         if isinstance(message, CancelRequest):
             for core in self._turns:
-                core.cancel(message.request_id)
+                core.cancel(message.request_id, message.index)
             return []
         try:
             self._cores[message.model].add(message)

@@ -19,6 +19,7 @@ import secrets
 from array import array
 
 from phi3svc.engine.blocks import BlockManager
+from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sequence import Sequence
 
 KEY_BYTES = 16
@@ -28,7 +29,7 @@ _HASH_KEY_BYTES = 32
 class PrefixCache:
     """Looks sequences up among the blocks, and makes their full blocks known.
 
-    is_enabled: when not, nothing is ever found and nothing is kept.
+    is_enabled: when not, only the answers of one request share what was computed.
     """
 
     def __init__(self, blocks: BlockManager, *, is_enabled: bool) -> None:
@@ -42,7 +43,7 @@ class PrefixCache:
         Only for a sequence without blocks. The caller holds what it means to use.
         """
         found: list[int] = []
-        if not self._is_enabled:
+        if not self._shares(sequence):
             return found
         for index in range(sequence.first_needed_row // self._blocks.block_size):
             block_id = self._blocks.find(*self._link(sequence, index))
@@ -53,12 +54,16 @@ class PrefixCache:
 
     def keep(self, sequence: Sequence) -> None:
         """Make known the sequence's blocks that have been computed in full."""
-        if not self._is_enabled:
+        if not self._shares(sequence):
             return
         num_full = sequence.num_computed // self._blocks.block_size
         for index in range(sequence.num_kept_blocks, num_full):
             self._blocks.cache(sequence.block_table[index], *self._link(sequence, index))
         sequence.num_kept_blocks = max(sequence.num_kept_blocks, num_full)
+
+    def _shares(self, sequence: Sequence) -> bool:
+        request = sequence.request
+        return self._is_enabled or (isinstance(request, GenerateRequest) and request.n > 1)
 
     def _link(self, sequence: Sequence, index: int) -> tuple[bytes, bytes]:
         """Key and tokens of a block; those before it have theirs."""
@@ -75,7 +80,8 @@ class PrefixCache:
         request = sequence.request
         sharers = f"salt:{request.cache_salt}" if request.cache_salt else f"tenant:{request.tenant}"
         # repr quotes its parts, so that no two different roots look the same.
-        root = repr((request.model, sequence.rope_set, sharers))
+        alone = "" if self._is_enabled else request.request_id
+        root = repr((request.model, sequence.rope_set, sharers, alone))
         return self._hash(root.encode(errors="surrogatepass"), b"root")
 
     def _hash(self, data: bytes, kind: bytes) -> bytes:

@@ -133,9 +133,9 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     cache_salt: the request shares cached prompts with those of the same salt; if empty, with those
     of its tenant that have none either. priority: among the waiting requests of a tenant, higher
     ones start first. deadline_s: by this machine's monotonic clock; the request ends there, failed.
-    min_new_tokens: no stop token is chosen before the answer has so many tokens. n: answers to give,
-    each with its own random numbers. num_top_logprobs: of the most likely tokens in each place.
-    want_prompt_logprobs: of every prompt token but the first, with the top ones as well.
+    min_new_tokens: no stop token is chosen before the answer has so many tokens. n: answers to
+    give, each with its own random numbers. num_top_logprobs: of the most likely tokens in each
+    place. want_prompt_logprobs: of every prompt token but the first, with the top ones as well.
     """
 
     request_id: RequestId

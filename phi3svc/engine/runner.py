@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.engine.batch import OutputRows, to_model_input
-from phi3svc.engine.chunks import Batch, ChunkOutput
+from phi3svc.engine.chunks import (
+    Batch,
+    Chunk,
+    ChunkOutput,
+    Generated,
+    PromptLogprobs,
+    SampledToken,
+    verified,
+)
+from phi3svc.engine.events import TopLogprobs
+from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sampler import sample
+from phi3svc.engine.token_logprobs import token_logprobs
 from phi3svc.model.inputs import int32_tensor
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
+
+_PROMPT_LOGITS_ROWS = 64
+"""Rows of prompt logits at a time: those of a whole chunk could need gigabytes."""
 
 
 class Runner:
@@ -22,15 +37,23 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[ChunkOutput]:
-        """One output per chunk: its next token, the scores of its rows, or None."""
+        """One output per chunk: its next tokens, the scores of its rows, or None."""
         h = self._network.forward(to_model_input(batch, ops.PAGE_SIZE), self._kv)
         rows = OutputRows.of(batch)
         outputs: list[ChunkOutput] = [None] * len(batch.chunks)
         if rows.token_chunks:
-            logits = self._network.logits(h, int32_tensor(rows.token_rows))
-            sequences = [batch.chunks[index].sequence for index in rows.token_chunks]
-            for index, token in zip(rows.token_chunks, sample(logits, sequences), strict=True):
-                outputs[index] = token
+            chunks = [batch.chunks[index] for index in rows.token_chunks]
+            tokens = self._tokens(h, rows.token_rows, chunks)
+            for index, next_tokens in zip(rows.token_chunks, tokens, strict=True):
+                outputs[index] = Generated(next_tokens)
+        if rows.prompt_chunks:
+            chunks = [batch.chunks[index] for index in rows.prompt_chunks]
+            prompts = self._prompt_logprobs(h, rows.prompt_rows, chunks)
+            for index, prompt in zip(rows.prompt_chunks, prompts, strict=True):
+                output = outputs[index]
+                outputs[index] = Generated(
+                    output.tokens if isinstance(output, Generated) else [], prompt
+                )
         if rows.score_chunks:
             scores = self._network.scores(h, int32_tensor(rows.score_rows)).tolist()
             start = 0
@@ -39,3 +62,54 @@ class Runner:
                 outputs[index] = scores[start:end]
                 start = end
         return outputs
+
+    def _tokens(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
+        """For each chunk the tokens that come next: right guesses, and one behind them."""
+        logits = self._network.logits(h, int32_tensor(rows))
+        token_ids, logprobs = sample(logits, chunks)
+        top: list[TopLogprobs | None] = [None] * len(rows)
+        nums_top = [_num_top(chunk) for chunk in chunks for _ in chunk.wanted_rows]
+        if any(nums_top):
+            top[:] = token_logprobs(logits, token_ids, nums_top)[1]
+        sampled = list(map(SampledToken, token_ids.tolist(), logprobs.tolist(), top))
+        found = []
+        start = 0
+        for chunk in chunks:
+            end = start + len(chunk.wanted_rows)
+            found.append(verified(sampled[start:end], chunk.draft))
+            start = end
+        return found
+
+    def _prompt_logprobs(
+        self, h: Tensor, rows: list[int], chunks: list[Chunk]
+    ) -> list[PromptLogprobs]:
+        """For each chunk those of the prompt tokens behind its prompt rows."""
+        next_ids = [
+            chunk.sequence.token_ids[position + 1]
+            for chunk in chunks
+            for position in chunk.prompt_rows
+        ]
+        nums_top = [_num_top(chunk) for chunk in chunks for _ in chunk.prompt_rows]
+        logprobs: list[float] = []
+        top: list[TopLogprobs] = []
+        for start in range(0, len(rows), _PROMPT_LOGITS_ROWS):
+            part = slice(start, start + _PROMPT_LOGITS_ROWS)
+            logits = self._network.logits(h, int32_tensor(rows[part]))
+            found, best = token_logprobs(logits, int32_tensor(next_ids[part]), nums_top[part])
+            logprobs += found
+            top += best
+        prompts = []
+        start = 0
+        for chunk in chunks:
+            end = start + len(chunk.prompt_rows)
+            prompts.append(
+                PromptLogprobs(logprobs[start:end], top[start:end] if _num_top(chunk) else [])
+            )
+            start = end
+        return prompts
+
+
+def _num_top(chunk: Chunk) -> int:
+    """How many of the likeliest tokens its request wants to know in each place."""
+    request = chunk.sequence.request
+    return request.num_top_logprobs if isinstance(request, GenerateRequest) else 0

@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 from phi3svc import ops
+from phi3svc.engine.chunks import Chunk
 from phi3svc.engine.request import GenerateRequest, SamplingParams
-from phi3svc.engine.sequence import SampledToken, Sequence
+from phi3svc.engine.sequence import Sequence
 from phi3svc.model.inputs import int32_tensor
 
 
-def sample(logits: Tensor, sequences: list[Sequence]) -> list[SampledToken]:
-    """One token for each row of `logits`, float32 [n, V]; row i belongs to sequence i.
+def sample(logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
+    """One token for each row of `logits`, float32 [n, V]: ids int32 [n], log probabilities [n].
 
-    The random number of a row depends on its seed and on the index that the new token will have in
-    its sequence, on nothing else: a stream that is recomputed or resumed draws the same numbers.
-    Settings that no row has cost nothing.
+    chunks: of sequences that generate; each has one row for its last known token and one for each
+    guess behind it, in this order. A row's token is what comes next if the guesses up to it are
+    right.
+
+    The random number of a row depends on its seed, on the sequence's index in its request and on
+    the index that the new token will have in its sequence, on nothing else: a stream that is
+    recomputed or resumed draws the same numbers. Settings that no row has cost nothing.
     """
+    sequences = [chunk.sequence for chunk in chunks for _ in chunk.wanted_rows]
+    num_ahead = [i for chunk in chunks for i in range(len(chunk.wanted_rows))]
     requests = []
     for sequence in sequences:
         assert isinstance(sequence.request, GenerateRequest)
@@ -39,19 +46,18 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[SampledToken]:
         top_k=int32_tensor([p.top_k for p in params]),
         top_p=_float32_tensor([p.top_p for p in params]),
         seeds=torch.from_numpy(np.array([p.seed for p in params], np.uint64).view(np.int64)),
-        sequence_indices=torch.zeros(num_rows, dtype=torch.int32),
-        positions=int32_tensor([sequence.num_tokens for sequence in sequences]),
+        sequence_indices=int32_tensor([sequence.index for sequence in sequences]),
+        positions=int32_tensor(
+            [sequence.num_tokens + i for sequence, i in zip(sequences, num_ahead, strict=True)]
+        ),
         out_ids=token_ids,
         out_logprobs=logprobs,
         min_p=_optional([p.min_p for p in params], 0.0),
         typical_p=_optional([p.typical_p for p in params], 1.0),
         penalties=_penalties(sequences, params),
-        biases=_biases(sequences, requests, logits.shape[1]),
+        biases=_biases(sequences, requests, num_ahead, logits.shape[1]),
     )
-    return [
-        SampledToken(token_id, logprob)
-        for token_id, logprob in zip(token_ids.tolist(), logprobs.tolist(), strict=True)
-    ]
+    return token_ids, logprobs
 
 
 def _optional(values: list[float], off: float) -> Tensor | None:
@@ -59,6 +65,7 @@ def _optional(values: list[float], off: float) -> Tensor | None:
     return None if values.count(off) == len(values) else _float32_tensor(values)
 
 
+# A sequence with penalties guesses nothing (`speculation.py`), so its counts are those of its row.
 def _penalties(sequences: list[Sequence], params: list[SamplingParams]) -> ops.Penalties | None:
     counts = [sequence.token_counts for sequence in sequences]
     if not any(counts):
@@ -74,17 +81,20 @@ def _penalties(sequences: list[Sequence], params: list[SamplingParams]) -> ops.P
 
 
 def _biases(
-    sequences: list[Sequence], requests: list[GenerateRequest], vocab_size: int
+    sequences: list[Sequence],
+    requests: list[GenerateRequest],
+    num_ahead: list[int],
+    vocab_size: int,
 ) -> ops.Biases | None:
     """Biases asked for, and every stop token forbidden while the answer is too short for one."""
     if not any(request.sampling.logit_bias or request.min_new_tokens for request in requests):
         return None
     rows: list[tuple[array[int], array[float]]] = []
-    for sequence, request in zip(sequences, requests, strict=True):
+    for sequence, request, i in zip(sequences, requests, num_ahead, strict=True):
         bias = request.sampling.logit_bias
         token_ids, values = array("i", bias), array("f", bias.values())
-        if sequence.num_generated < request.min_new_tokens:
-            stop_ids = [i for i in request.stop_token_ids if i < vocab_size]
+        if sequence.num_generated + i < request.min_new_tokens:
+            stop_ids = [stop_id for stop_id in request.stop_token_ids if stop_id < vocab_size]
             token_ids.extend(stop_ids)
             values.extend([-math.inf] * len(stop_ids))
         rows.append((token_ids, values))

@@ -11,7 +11,11 @@ but for which there is no room yet. So the one that was started first always mak
 has been started ends, and what waits gets its turn: nobody starves.
 
 Blocks that hold a sequence's beginning already are shared, never written: a full block is kept for
-others once it is computed, and what a sequence still computes goes to blocks of its own.
+others once it is computed, and what a sequence still computes goes to blocks of its own. So the
+answers of one request, too, share the prompt's: the first one computes it, and the others, its
+forks, start behind it.
+
+Where it pays, a step computes guesses of what follows a sequence's last token (`speculation.py`).
 """
 
 from __future__ import annotations
@@ -20,17 +24,32 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
-from phi3svc.engine.chunks import Batch, Chunk, ChunkOutput
+from phi3svc.engine.chunks import Batch, Chunk, ChunkOutput, Generated, SampledToken
 from phi3svc.engine.prefix import PrefixCache
 from phi3svc.engine.removable_heap import RemovableHeap
 from phi3svc.engine.request import GenerateRequest, check_prompt_len
-from phi3svc.engine.sequence import OutputKind, SampledToken, Sequence, SequenceStatus
+from phi3svc.engine.room import Room
+from phi3svc.engine.sequence import OutputKind, Sequence, SequenceStatus
+from phi3svc.engine.speculation import Speculation
 from phi3svc.engine.turns import QUANTUM, Turns
 from phi3svc.engine.waiting import WaitingRoom
 from phi3svc.errors import InvalidRequest, Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a step brought a sequence: tokens that it has now, and how it began.
+
+    prompt_start: index of the first prompt token whose log probability came.
+    """
+
+    sequence: Sequence
+    output: Generated | None
+    prompt_start: int = 0
 
 
 class Scheduler:
@@ -51,18 +70,21 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._blocks = blocks
-        self._prefixes = PrefixCache(blocks, is_enabled=config.prefix_cache)
+        prefixes = PrefixCache(blocks, is_enabled=config.prefix_cache)
+        self._room = Room(blocks, prefixes, rope_set)
         self._context_len = min(context_len, blocks.num_blocks * blocks.block_size)
         self._rope_set = rope_set
         self._clock = clock
-        self._open: dict[str, Sequence] = {}
+        self._speculation = Speculation(config.max_draft_tokens)
+        # By request, those of its sequences that have not ended.
+        self._open: dict[str, list[Sequence]] = {}
+        self._num_open = 0
         self._waiting = WaitingRoom()
         self._turns = Turns(config.tenant_weights, quantum)
         # To be started before any that waits, in this order: the preempted, then one whose turn
         # has come. Running ones are in the order of their start.
-        self._due: OrderedDict[str, Sequence] = OrderedDict()
-        self._running: OrderedDict[str, Sequence] = OrderedDict()
+        self._due: OrderedDict[Sequence, None] = OrderedDict()
+        self._running: OrderedDict[Sequence, None] = OrderedDict()
         self._deadlines: RemovableHeap[Sequence] = RemovableHeap()
 
     @property
@@ -71,7 +93,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._open) - len(self._running)
+        return self._num_open - len(self._running)
 
     @property
     def num_running(self) -> int:
@@ -82,16 +104,37 @@ class Scheduler:
         return bool(self._open)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises PromptTooLong if it can never fit, Overloaded if now is bad."""
-        check_prompt_len(sequence.request, self._context_len)
+        """Queue a request by its first sequence; those of its other answers come by themselves.
+
+        Raises PromptTooLong if it can never fit, Overloaded if now is bad.
+        """
+        request = sequence.request
+        check_prompt_len(request, self._context_len)
         if sequence.request_id in self._open:
             raise InvalidRequest.of("request_id", f"{sequence.request_id!r} is in use")
+        num_sequences = request.n if isinstance(request, GenerateRequest) else 1
+        self._check_room(sequence, num_sequences)
+        sequence.forks = [
+            Sequence(request, index=index, status=SequenceStatus.HELD)
+            for index in range(1, num_sequences)
+        ]
+        self._open[sequence.request_id] = [sequence, *sequence.forks]
+        self._num_open += num_sequences
+        for member in self._open[sequence.request_id]:
+            member.drafter = self._speculation.drafter_for(member)
+        self._waiting.push(sequence)
+        self._turns.join(request.tenant)
+        if request.deadline_s is not None:
+            for member in self._open[sequence.request_id]:
+                self._deadlines.push(member, (request.deadline_s,))
+
+    def _check_room(self, sequence: Sequence, num_sequences: int) -> None:
         # Both together: what arrives between two steps waits, even where a place to run is free.
         max_open = self._config.max_sequences + self._config.max_waiting_requests
-        if len(self._open) >= max_open:
-            raise Overloaded(f"{max_open} requests are running or waiting, the limit")
+        # An empty queue takes any request: one beyond the bounds could never come in.
+        if self._num_open > 0 and self._num_open + num_sequences > max_open:
+            raise Overloaded(f"{self._num_open} sequences are running or waiting, of {max_open}")
         num_waiting_tokens = self._waiting.num_tokens
-        # An empty queue takes any prompt: one that is longer than the bound could never come in.
         if (
             num_waiting_tokens > 0
             and num_waiting_tokens + sequence.num_tokens > self._config.max_waiting_tokens
@@ -100,57 +143,96 @@ class Scheduler:
                 f"{num_waiting_tokens} prompt tokens are waiting and {sequence.num_tokens}"
                 f" more would exceed the limit of {self._config.max_waiting_tokens}"
             )
-        self._open[sequence.request_id] = sequence
-        self._waiting.push(sequence)
-        self._turns.join(sequence.request.tenant)
-        if sequence.request.deadline_s is not None:
-            self._deadlines.push(sequence, (sequence.request.deadline_s,))
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a sequence and free its blocks now, even between `schedule` and `commit`."""
-        sequence = self._open.get(request_id)
-        if sequence is not None:
-            self._end(sequence)
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """Forget a request, or one of its sequences, and free its blocks now.
+
+        Even between `schedule` and `commit`. What is unknown is ignored.
+        """
+        # The others first: a leader that ends lets its forks go on.
+        for sequence in reversed(self._open.get(request_id, ())):
+            if index is None or sequence.index == index:
+                self._end(sequence)
 
     def schedule(self) -> Batch:
         """Choose the next step's chunks; none only when no work is left."""
         expired = self._end_expired()
         self._make_room()
-        chunks: list[Chunk] = []
+        decodes: list[Sequence] = []
         prompts: list[Sequence] = []
         budget = self._config.max_step_tokens
-        for sequence in self._running.values():
+        for sequence in self._running:
             if sequence.num_uncomputed > 1:
                 prompts.append(sequence)
-            elif budget > 0:
-                chunks.append(Chunk.of(sequence, 1))
-                budget -= 1
+            elif len(decodes) < budget:
+                decodes.append(sequence)
+        budget -= len(decodes)
         shares = self._share_out(budget, prompts)
-        chunks += [Chunk.of(sequence, num_tokens) for sequence, num_tokens in shares.items()]
+        if shares:
+            # Prompts are bound by arithmetic, where no row comes cheap: nothing is guessed.
+            chunks = [Chunk.of(sequence, 1) for sequence in decodes]
+            chunks += [Chunk.of(sequence, num_tokens) for sequence, num_tokens in shares.items()]
+        else:
+            chunks = self._guess_ahead(decodes, budget)
         return Batch(chunks, expired)
 
-    def commit(self, batch: Batch, outputs: Rows[ChunkOutput]) -> None:
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """Take in how long a batch of this scheduler's took."""
+        if all(chunk.end - chunk.start == 1 for chunk in batch.chunks):
+            self._speculation.observe(batch.num_tokens, seconds)
+
+    def commit(self, batch: Batch, outputs: Rows[ChunkOutput]) -> list[Progress]:
         """Take in what the step found, one output per chunk; end and free what is complete.
 
-        Chunks of sequences that were cancelled meanwhile fall away.
+        Chunks of sequences that were cancelled meanwhile fall away. Tells, for every other chunk
+        with an output, what came of it.
         """
+        told = []
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             sequence = chunk.sequence
             if sequence.has_ended:
                 continue
-            sequence.num_computed += chunk.num_tokens
-            self._prefixes.keep(sequence)
+            sequence.num_computed = chunk.end
             if output is None:
+                self._room.keep(sequence)
                 continue
             if sequence.first_output_s is None:
                 sequence.first_output_s = time.monotonic()
-            if isinstance(output, SampledToken):
-                self._append(sequence, output)
-            else:
-                sequence.scores += output
-                is_pooled = sequence.output_kind is OutputKind.POOLED_SCORES
-                if is_pooled or sequence.num_uncomputed == 0:
-                    self._end(sequence)
+            if isinstance(output, Generated):
+                told.append(self._take_generated(chunk, output))
+                continue
+            self._room.keep(sequence)
+            sequence.scores += output
+            is_pooled = sequence.output_kind is OutputKind.POOLED_SCORES
+            if is_pooled or sequence.num_uncomputed == 0:
+                self._end(sequence)
+                told.append(Progress(sequence, None))
+        return told
+
+    def _take_generated(self, chunk: Chunk, output: Generated) -> Progress:
+        sequence = chunk.sequence
+        prompt_start = sequence.num_prompt_logprobs + 1
+        if output.prompt is not None:
+            sequence.num_prompt_logprobs += len(output.prompt.logprobs)
+        tokens = output.tokens
+        self._speculation.learn(sequence, len(chunk.draft), max(0, len(tokens) - 1))
+        num_taken = 0
+        while num_taken < len(tokens) and sequence.finish_reason is None:
+            self._append(sequence, tokens[num_taken])
+            num_taken += 1
+        # Guesses that were right have their keys and values now; behind them lies rubbish, which
+        # is written over before it is read.
+        sequence.num_computed += max(0, num_taken - 1)
+        self._room.keep(sequence)
+        if num_taken and sequence.forks:
+            self._release_forks(sequence)
+        if sequence.finish_reason is not None:
+            self._end(sequence)
+        elif self._rope_set(sequence.num_tokens) != sequence.rope_set:
+            # LongRoPE is a property of the whole sequence: with other factors, the keys and values
+            # of every token change. Others may hold its blocks too: it gets new ones.
+            self._room.free(sequence)
+        return Progress(sequence, Generated(tokens[:num_taken], output.prompt), prompt_start)
 
     def _append(self, sequence: Sequence, sampled: SampledToken) -> None:
         request = sequence.request
@@ -163,19 +245,50 @@ class Scheduler:
             or sequence.num_tokens >= self._context_len
         ):
             sequence.finish_reason = "length"
-        if sequence.finish_reason is not None:
-            self._end(sequence)
-        elif self._rope_set(sequence.num_tokens) != sequence.rope_set:
-            # LongRoPE is a property of the whole sequence: with other factors, the keys and values
-            # of every token change. Others may hold its blocks too: it gets new ones.
-            self._free_blocks(sequence)
+
+    def _release_forks(self, leader: Sequence) -> None:
+        """Let the other answers start: their turn came with the first one's."""
+        for fork in leader.forks:
+            if fork.status is SequenceStatus.HELD:
+                fork.status = SequenceStatus.WAITING
+                self._due[fork] = None
+        leader.forks = []
+
+    def _guess_ahead(self, decodes: list[Sequence], budget: int) -> list[Chunk]:
+        price = self._speculation.price(len(decodes))
+        chunks = []
+        for sequence in decodes:
+            max_tokens = min(budget, self._max_draft_len(sequence))
+            draft = self._speculation.draft(sequence, max_tokens, price)
+            # A guess is no reason to preempt anyone at the next step.
+            if draft and not self._room.extend(sequence, len(draft), num_spare=len(self._running)):
+                draft = []
+            budget -= len(draft)
+            chunks.append(Chunk.guessed(sequence, draft))
+        return chunks
+
+    def _max_draft_len(self, sequence: Sequence) -> int:
+        """Guesses of which each could become a token, all under the present factor set."""
+        request = sequence.request
+        if not isinstance(request, GenerateRequest):
+            return 0
+        left = min(
+            request.max_new_tokens - sequence.num_generated,
+            self._context_len - sequence.num_tokens,
+        )
+        max_tokens = min(left - 1, self._config.max_draft_tokens)
+        while max_tokens > 0 and (
+            self._rope_set(sequence.num_tokens + max_tokens) != sequence.rope_set
+        ):
+            max_tokens -= 1
+        return max_tokens
 
     def _end_expired(self) -> list[Sequence]:
         expired = []
         now_s = self._clock()
         while (first := self._deadlines.first()) is not None and first[0][0] <= now_s:
             expired.append(first[1])
-            self._end(first[1])
+            self.cancel(first[1].request_id)
         return expired
 
     def _share_out(self, budget: int, prompts: list[Sequence]) -> dict[Sequence, int]:
@@ -216,20 +329,9 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Give every running sequence a block for its last token, oldest first."""
-        for sequence in list(self._running.values()):
-            while sequence.status is SequenceStatus.RUNNING and not self._has_room(sequence):
-                self._preempt(next(reversed(self._running.values())))
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        """Whether a running sequence has blocks for its tokens now; gives it what is missing."""
-        if not sequence.block_table:
-            return self._take_blocks(sequence, num_spare=0)
-        if sequence.num_tokens <= len(sequence.block_table) * self._blocks.block_size:
-            return True
-        if self._blocks.num_free == 0:
-            return False
-        sequence.block_table.extend(self._blocks.allocate(1))
-        return True
+        for sequence in list(self._running):
+            while sequence.status is SequenceStatus.RUNNING and not self._room.extend(sequence):
+                self._preempt(next(reversed(self._running)))
 
     def _may_start(self) -> bool:
         return not self._due and len(self._running) < self._config.max_sequences
@@ -237,7 +339,7 @@ class Scheduler:
     def _start_next(self, tenant: str) -> list[Sequence]:
         """Start the next of a tenant that wait; if there is no room, none, and it is due."""
         sequence = self._waiting.take(tenant)
-        self._due[sequence.request_id] = sequence
+        self._due[sequence] = None
         started = self._start_due()
         return [] if started is None else [started]
 
@@ -245,62 +347,41 @@ class Scheduler:
         """Start the first that is due if there is room for all its known tokens."""
         if len(self._running) >= self._config.max_sequences:
             return None
-        sequence = next(iter(self._due.values()))
+        sequence = next(iter(self._due))
         # One block of head room for each that runs: else a newcomer that just fits would be
         # computed only to be preempted by the next decode.
-        if not self._take_blocks(sequence, num_spare=len(self._running)):
+        if not self._room.take(sequence, num_spare=len(self._running)):
             return None
-        del self._due[sequence.request_id]
+        del self._due[sequence]
         sequence.status = SequenceStatus.RUNNING
         if sequence.scheduled_s is None:
             sequence.scheduled_s = time.monotonic()
             sequence.num_cached_prompt_tokens = sequence.num_computed
-        self._running[sequence.request_id] = sequence
+        self._running[sequence] = None
         return sequence
 
-    def _take_blocks(self, sequence: Sequence, num_spare: int) -> bool:
-        """Give a sequence blocks for all its known tokens, if `num_spare` are left free by that.
-
-        They are those that hold its beginning already, and new ones for what is to be computed,
-        with the factors for its present length.
-        """
-        rope_set = self._rope_set(sequence.num_tokens)
-        if rope_set != sequence.rope_set:
-            sequence.rope_set = rope_set
-            sequence.prefix_chain.clear()
-        known = self._prefixes.find(sequence)
-        num_new = self._blocks.num_blocks_for(sequence.num_tokens) - len(known)
-        num_idle = sum(self._blocks.num_holders(block_id) == 0 for block_id in known)
-        if num_new + num_idle + num_spare > self._blocks.num_free:
-            return False
-        self._blocks.hold(known)
-        sequence.block_table.extend(known)
-        sequence.block_table.extend(self._blocks.allocate(num_new))
-        sequence.num_kept_blocks = len(known)
-        sequence.num_computed = len(known) * self._blocks.block_size
-        del sequence.scores[sequence.num_computed :]
-        return True
-
-    def _free_blocks(self, sequence: Sequence) -> None:
-        self._blocks.free(sequence.block_table)
-        del sequence.block_table[:]
-        sequence.num_computed = 0
-
     def _preempt(self, sequence: Sequence) -> None:
-        del self._running[sequence.request_id]
-        self._free_blocks(sequence)
+        del self._running[sequence]
+        self._room.free(sequence)
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.WAITING
-        self._due[sequence.request_id] = sequence
-        self._due.move_to_end(sequence.request_id, last=False)
+        self._due[sequence] = None
+        self._due.move_to_end(sequence, last=False)
 
     def _end(self, sequence: Sequence) -> None:
-        del self._open[sequence.request_id]
+        members = self._open[sequence.request_id]
+        members.remove(sequence)
+        if not members:
+            del self._open[sequence.request_id]
+        self._num_open -= 1
         self._deadlines.discard(sequence)
+        self._release_forks(sequence)
         if sequence.status is SequenceStatus.RUNNING:
-            del self._running[sequence.request_id]
-            self._free_blocks(sequence)
-        elif self._due.pop(sequence.request_id, None) is None:
+            del self._running[sequence]
+            self._room.free(sequence)
+        elif sequence.status is SequenceStatus.WAITING and sequence in self._due:
+            del self._due[sequence]
+        elif sequence.status is SequenceStatus.WAITING:
             self._waiting.remove(sequence)
             if not self._waiting.has(sequence.request.tenant):
                 self._turns.leave(sequence.request.tenant)

@@ -7,12 +7,16 @@ from array import array
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from phi3svc.engine.drafter import Drafter
 from phi3svc.engine.events import FinishReason, Timings
 from phi3svc.engine.request import GenerateRequest, Request
 from phi3svc.engine.token_counts import TokenCounts
 
 
 class SequenceStatus(Enum):
+    """HELD: a fork that waits for its leader to compute their prompt."""
+
+    HELD = auto()
     WAITING = auto()
     RUNNING = auto()
     ENDED = auto()
@@ -26,33 +30,26 @@ class OutputKind(Enum):
     ALL_SCORES = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
-    """A chosen token and its log probability; token_id -1 when the logits had no largest value."""
-
-    token_id: int
-    logprob: float
-
-
-ScoreRows = list[list[float]]
-"""[rows of a chunk][labels]"""
-
-
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """State of one request. `scheduler.py` alone writes it.
+    """State of one request, or of one of its n answers. `scheduler.py` alone writes it.
 
-    pooled_idx: the token whose scores stand for a whole text, for POOLED_SCORES alone. token_ids:
-    prompt, then generated tokens. num_computed: how many of them have keys and values in the blocks
-    of `block_table`. rope_set: the LongRoPE factors those were computed with. prefix_chain: key and
-    tokens of its first full blocks under those factors, as far as anyone asked. num_kept_blocks:
-    how many of its blocks the prefix cache knows about. num_cached_prompt_tokens: how many of the
-    prompt were found computed when it was first scheduled. token_counts: None when no penalty
-    wants them.
+    index: which of the answers. forks: the sequences of the other answers; they have the prompt in
+    common with this one, their leader, and start when it has computed that. pooled_idx: the token
+    whose scores stand for a whole text, for POOLED_SCORES alone. token_ids: prompt, then generated
+    tokens. num_computed: how many of them have keys and values in the blocks of `block_table`.
+    rope_set: the LongRoPE factors those were computed with. prefix_chain: key and tokens of its
+    first full blocks under those factors, as far as anyone asked. num_kept_blocks: how many of its
+    blocks the prefix cache knows about. num_cached_prompt_tokens: how many of the prompt were found
+    computed when it was first scheduled. token_counts: None when no penalty wants them.
+    num_prompt_logprobs: prompt tokens, counted from the second, whose log probability is known
+    already. drafter: guesses its next tokens; None where guesses are not wanted.
     """
 
     request: Request
     pooled_idx: int = -1
+    index: int = 0
+    forks: list[Sequence] = field(default_factory=list)
     token_ids: list[int] = field(init=False)
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed: int = 0
@@ -61,13 +58,15 @@ class Sequence:
     prefix_chain: list[tuple[bytes, bytes]] = field(default_factory=list)
     num_kept_blocks: int = 0
     num_cached_prompt_tokens: int = 0
-    scores: ScoreRows = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+    num_prompt_logprobs: int = 0
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
     arrival_s: float = field(default_factory=time.monotonic)
     scheduled_s: float | None = None
     first_output_s: float | None = None
     token_counts: TokenCounts | None = field(init=False, default=None)
+    drafter: Drafter | None = None
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)
@@ -104,8 +103,25 @@ class Sequence:
             return OutputKind.NEXT_TOKEN
         return OutputKind.ALL_SCORES if self.request.per_token else OutputKind.POOLED_SCORES
 
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        # One of the answers is enough: they have the prompt in common.
+        request = self.request
+        return (
+            isinstance(request, GenerateRequest)
+            and request.want_prompt_logprobs
+            and self.index == 0
+        )
+
+    def prompt_rows(self, start: int, end: int) -> range:
+        """Of the tokens `start .. end`, those whose row gives a wanted prompt token's logprob."""
+        if not self.wants_prompt_logprobs:
+            return range(0)
+        last = len(self.request.prompt_ids) - 1
+        return range(max(start, self.num_prompt_logprobs), min(end, last))
+
     def wanted_rows(self, start: int, end: int) -> range:
-        """Of the tokens `start .. end`, those whose rows have an output that is wanted."""
+        """Of the tokens `start .. end`, those whose rows have a token or scores that are wanted."""
         match self.output_kind:
             case OutputKind.NEXT_TOKEN:
                 return range(end - 1, end) if end == self.num_tokens else range(0)
@@ -119,6 +135,8 @@ class Sequence:
     def first_needed_row(self) -> int:
         """The first token that has to be computed even if all before it were known."""
         match self.output_kind:
+            case OutputKind.NEXT_TOKEN if self.wants_prompt_logprobs:
+                return min(self.num_prompt_logprobs, self.num_tokens - 1)
             case OutputKind.NEXT_TOKEN:
                 return self.num_tokens - 1
             case OutputKind.POOLED_SCORES:
@@ -140,4 +158,6 @@ class Sequence:
             total_s=time.monotonic() - self.arrival_s,
             num_preemptions=self.num_preemptions,
             cached_prompt_token_count=self.num_cached_prompt_tokens,
+            drafted_token_count=self.drafter.num_drafted if self.drafter else 0,
+            accepted_token_count=self.drafter.num_accepted if self.drafter else 0,
         )

@@ -199,7 +199,7 @@ def test_the_waiting_queue_is_bounded_in_requests_and_tokens() -> None:
     with pytest.raises(Overloaded, match="6 prompt tokens are waiting and 5 more"):
         h.add(generate("b", [1] * 5, 1))
     h.add(generate("c", [1] * 4, 1))
-    with pytest.raises(Overloaded, match="2 requests are running or waiting"):
+    with pytest.raises(Overloaded, match="2 sequences are running or waiting"):
         h.add(generate("d", [1], 1))
     h.scheduler.cancel("a")
     h.add(generate("d", [1] * 6, 1))

@@ -1,0 +1,108 @@
+"""When guessing tokens pays: guesses are computed as if they were known, and kept where right.
+
+A row of the step has a price: what it adds to the step's time, as a share of the time that a token
+costs now. One sequence alone leaves most of the machine waiting for weights, and rows are cheap; a
+full batch is bound by arithmetic, and a row costs as much as a token. Guesses are made where they
+are right more often than they cost. Both are measured: the price by fitting the times of steps, the
+rate of right guesses per sequence (`drafter.py`). A sequence whose guesses don't pay is left in
+peace, and tried again now and then.
+
+None of this can change a token: a guess counts only if it is the token that is drawn in its place
+(Leviathan et al. 2023, with both draws from the same random number), so speed is all that differs.
+"""
+
+from __future__ import annotations
+
+from phi3svc.engine.drafter import Drafter
+from phi3svc.engine.request import GenerateRequest
+from phi3svc.engine.sequence import Sequence
+
+_MARGIN = 1.1
+"""By how much a guess must be better than its price: guessing itself takes time."""
+
+
+class StepCost:
+    """Seconds of a step as a line over its rows, fitted to recent steps (least squares)."""
+
+    _DECAY = 0.97
+    _PRIOR_SLOPE = 1 / 8
+    _MIN_SLOPE, _MAX_SLOPE = 1 / 64, 4.0
+    _MIN_VARIANCE = 0.25
+    _MAX_SURPRISE = 3.0
+
+    def __init__(self) -> None:
+        self._weight = self._rows = self._seconds = self._rows2 = self._product = 0.0
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        if self._weight > 1:
+            # One hiccup of the machine should not outweigh everything before.
+            seconds = min(seconds, self._MAX_SURPRISE * self._seconds / self._weight)
+        decay = self._DECAY
+        self._weight = decay * self._weight + 1
+        self._rows = decay * self._rows + num_rows
+        self._seconds = decay * self._seconds + seconds
+        self._rows2 = decay * self._rows2 + num_rows * num_rows
+        self._product = decay * self._product + num_rows * seconds
+
+    def price(self, num_rows: int) -> float:
+        """What one row more adds to a step of `num_rows`, in shares of the time per row."""
+        slope = self._slope()
+        return slope * num_rows / (1 + slope * num_rows)
+
+    def _slope(self) -> float:
+        """A row's time as a share of that of a step without rows."""
+        if self._weight == 0:
+            return self._PRIOR_SLOPE
+        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
+        variance = self._rows2 / self._weight - mean_rows * mean_rows
+        if variance < self._MIN_VARIANCE:  # steps of one size do not tell
+            return self._PRIOR_SLOPE
+        per_row = (self._product / self._weight - mean_rows * mean_seconds) / variance
+        fixed = mean_seconds - per_row * mean_rows
+        if fixed <= 0:
+            return self._MAX_SLOPE
+        return min(max(per_row / fixed, self._MIN_SLOPE), self._MAX_SLOPE)
+
+
+class Speculation:
+    """Decides who guesses how much, by what it cost and brought before.
+
+    max_draft_tokens: per sequence and step; 0 for no guessing.
+    """
+
+    def __init__(self, max_draft_tokens: int) -> None:
+        self._max_draft_tokens = max_draft_tokens
+        self._cost = StepCost()
+
+    def drafter_for(self, sequence: Sequence) -> Drafter | None:
+        """Penalties push away from what has been said before: then guessing it is no use."""
+        request = sequence.request
+        if not isinstance(request, GenerateRequest) or request.sampling.has_penalty:
+            return None
+        return Drafter() if self._max_draft_tokens else None
+
+    def price(self, num_decodes: int) -> float:
+        """See `StepCost.price`; with the margin that a guess must leave."""
+        return _MARGIN * self._cost.price(num_decodes)
+
+    def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
+        """Tokens that may follow, at most `max_tokens`; none where guessing does not pay."""
+        drafter = sequence.drafter
+        num_tokens = sequence.num_tokens
+        if drafter is None or max_tokens <= 0 or drafter.is_resting(num_tokens):
+            return []
+        if drafter.rate <= price:
+            # Once in a while it is tried all the same: texts change, and so do prices.
+            drafter.rest(num_tokens)
+            if price > 1:
+                return []
+        return drafter.guess(sequence.token_ids, min(max_tokens, self._max_draft_tokens))
+
+    def learn(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+        """Take in how many of a sequence's guesses were right."""
+        if num_drafted and sequence.drafter is not None:
+            sequence.drafter.learn(num_drafted, num_accepted, self._max_draft_tokens)
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """Take in the time of a step in which nobody computed a prompt."""
+        self._cost.observe(num_rows, seconds)
