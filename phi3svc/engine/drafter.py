@@ -18,6 +18,7 @@ _INITIAL_RATE = 0.5
 _RATE_STEP = 0.3
 _INITIAL_LENGTH = 3
 _MIN_PAUSE, _MAX_PAUSE = 16, 256
+_MAX_SKIP = 4
 
 
 class Drafter:
@@ -35,6 +36,7 @@ class Drafter:
         # The sequence's tokens as bytes: searched at memory speed, four bytes a token.
         self._text = bytearray()
         self._pause = 0
+        self._num_misses = 0
         self._next_try = 0
 
     def is_resting(self, num_tokens: int) -> bool:
@@ -56,7 +58,11 @@ class Drafter:
         for ngram_len in NGRAM_LENGTHS:
             follower = self._find_follower(ngram_len)
             if follower is not None:
+                self._num_misses = 0
                 return _go_on(token_ids, follower, min(max_tokens, self.length))
+        # Text that is all new should not pay for searches at every token.
+        self._num_misses = min(self._num_misses + 1, _MAX_SKIP)
+        self._next_try = max(self._next_try, len(token_ids) + self._num_misses)
         return []
 
     def learn(self, num_drafted: int, num_accepted: int, max_length: int) -> None:

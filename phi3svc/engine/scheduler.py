@@ -258,8 +258,10 @@ class Scheduler:
         price = self._speculation.price(len(decodes))
         chunks = []
         for sequence in decodes:
-            max_tokens = min(budget, self._max_draft_len(sequence))
-            draft = self._speculation.draft(sequence, max_tokens, price)
+            draft: list[int] = []
+            if budget > 0 and self._speculation.may_draft(sequence):
+                max_tokens = min(budget, self._max_draft_len(sequence))
+                draft = self._speculation.draft(sequence, max_tokens, price)
             # A guess is no reason to preempt anyone at the next step.
             if draft and not self._room.extend(sequence, len(draft), num_spare=len(self._running)):
                 draft = []

@@ -85,18 +85,19 @@ class Speculation:
         """See `StepCost.price`; with the margin that a guess must leave."""
         return _MARGIN * self._cost.price(num_decodes)
 
-    def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
-        """Tokens that may follow, at most `max_tokens`; none where guessing does not pay."""
+    def may_draft(self, sequence: Sequence) -> bool:
+        """Whether it is time to guess for this sequence."""
         drafter = sequence.drafter
-        num_tokens = sequence.num_tokens
-        if drafter is None or max_tokens <= 0 or drafter.is_resting(num_tokens):
-            return []
+        return drafter is not None and not drafter.is_resting(sequence.num_tokens)
+
+    def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
+        """Tokens that may follow, at most `max_tokens`. Only when it `may_draft`."""
+        drafter = sequence.drafter
+        assert drafter is not None
         if drafter.rate <= price:
             # Once in a while it is tried all the same: texts change, and so do prices.
-            drafter.rest(num_tokens)
-            if price > 1:
-                return []
-        return drafter.guess(sequence.token_ids, min(max_tokens, self._max_draft_tokens))
+            drafter.rest(sequence.num_tokens)
+        return drafter.guess(sequence.token_ids, max_tokens) if max_tokens > 0 else []
 
     def learn(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         """Take in how many of a sequence's guesses were right."""
