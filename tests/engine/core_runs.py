@@ -9,38 +9,60 @@ import torch
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.core import EngineCore
-from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
-from phi3svc.engine.request import Request, SamplingParams
+from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
 from phi3svc.model.phi3 import Phi3Network
 from tests.engine.requests import GREEDY, generate
+
+Top = list[tuple[list[int], list[float]]]
+"""Token ids and log probabilities of the likeliest, place by place."""
 
 
 @dataclass
 class Answer:
-    """Everything an engine said about one request."""
+    """Everything an engine said about one request, or about one of its n answers."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top: Top = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_top: Top = field(default_factory=list)
     finish: str | None = None
     scores: list[list[float]] | None = None
     failure: FailedEvent | None = None
     num_preemptions: int = field(default=0, compare=False)
     num_cached_prompt_tokens: int = field(default=0, compare=False)
+    num_drafted: int = field(default=0, compare=False)
+    num_accepted: int = field(default=0, compare=False)
 
     def take(self, event: EngineEvent) -> None:
         assert self.finish is self.scores is self.failure is None, "an event after the end"
         if isinstance(event, FailedEvent):
             self.failure = event
             return
+        if isinstance(event, PromptEvent):
+            assert not self.token_ids, "the prompt after the answer has begun"
+            assert event.start == len(self.prompt_logprobs) + 1
+            self.prompt_logprobs += event.logprobs
+            self.prompt_top += [(top.token_ids, top.logprobs) for top in event.top]
+            return
         if isinstance(event, TokenEvent):
             self.token_ids += event.token_ids
             self.logprobs += event.logprobs
+            self.top += [(top.token_ids, top.logprobs) for top in event.top]
             self.finish = event.finish
         elif isinstance(event, ScoresEvent):
             self.scores = event.scores
         if event.timings is not None:
             self.num_preemptions = event.timings.num_preemptions
             self.num_cached_prompt_tokens = event.timings.cached_prompt_token_count
+            self.num_drafted = event.timings.drafted_token_count
+            self.num_accepted = event.timings.accepted_token_count
+
+
+def answer_name(request_id: str, index: int = 0) -> str:
+    """A request's first answer has its name, the others one of their own."""
+    return f"{request_id}#{index}" if index else request_id
 
 
 def make_core(
@@ -53,8 +75,12 @@ def make_core(
 def run(
     core: EngineCore, requests: list[Request], *, all_at_once: bool = True
 ) -> dict[str, Answer]:
-    """Answers by request id. Not all at once: one more request joins at every step."""
-    answers = {request.request_id: Answer() for request in requests}
+    """Answers by `answer_name`. Not all at once: one more request joins at every step."""
+    answers = {
+        answer_name(request.request_id, index): Answer()
+        for request in requests
+        for index in range(request.n if isinstance(request, GenerateRequest) else 1)
+    }
     num_free = core.num_free_blocks
     queue = list(requests)
     while queue or core.has_work:
@@ -63,7 +89,8 @@ def run(
             if not all_at_once:
                 break
         for event in core.step():
-            answers[event.request_id].take(event)
+            index = event.index if isinstance(event, TokenEvent) else 0
+            answers[answer_name(event.request_id, index)].take(event)
     assert core.num_free_blocks == num_free
     return answers
 

@@ -20,6 +20,9 @@ def generate(
     priority: int = 0,
     deadline_s: float | None = None,
     min_new_tokens: int = 0,
+    n: int = 1,
+    num_top_logprobs: int = 0,
+    want_prompt_logprobs: bool = False,
 ) -> GenerateRequest:
     return GenerateRequest(
         request_id,
@@ -34,6 +37,9 @@ def generate(
         priority=priority,
         deadline_s=deadline_s,
         min_new_tokens=min_new_tokens,
+        n=n,
+        num_top_logprobs=num_top_logprobs,
+        want_prompt_logprobs=want_prompt_logprobs,
     )
 
 
