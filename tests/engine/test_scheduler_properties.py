@@ -20,6 +20,7 @@ from phi3svc.engine.blocks import BlockManager
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.scheduler import Scheduler
 from phi3svc.engine.sequence import Sequence
+from phi3svc.engine.speculation import Speculation
 from phi3svc.errors import Overloaded, PromptTooLong
 from tests.engine.fake_runner import STOP_ID, FakeRunner, next_token
 from tests.engine.requests import classify, generate
@@ -28,16 +29,37 @@ BLOCK_SIZE = 4
 CONTEXT_LEN = 40
 
 
-def expected_answer(request: GenerateRequest, context_len: int, original_len: int) -> list[int]:
+def expected_answer(
+    request: GenerateRequest, index: int, context_len: int, original_len: int
+) -> list[int]:
     """The whole sequence, by the definition of what a request gives."""
     ids = list(request.prompt_ids)
     while True:
-        ids.append(next_token(ids, int(len(ids) > original_len)))
+        ids.append(next_token(ids, int(len(ids) > original_len), index))
         num_new = len(ids) - len(request.prompt_ids)
         if ids[-1] in request.stop_token_ids or num_new == request.max_new_tokens:
             return ids
         if len(ids) == context_len:
             return ids
+
+
+class HalfRight(Speculation):
+    """Guesses the truth up to some place, and then something else."""
+
+    def __init__(self, original_len: int) -> None:
+        super().__init__(4)
+        self.original_len = original_len
+
+    def may_draft(self, sequence: Sequence) -> bool:
+        return sequence.num_tokens % 3 > 0
+
+    def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
+        ids = list(sequence.token_ids)
+        for _ in range(max_tokens):
+            ids.append(next_token(ids, int(len(ids) > self.original_len), sequence.index))
+        draft = ids[sequence.num_tokens :]
+        num_right = sum(sequence.token_ids) % 6
+        return [*draft[:num_right], *(token_id + 1 for token_id in draft[num_right:])]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -77,9 +99,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             quantum=quantum,
             clock=lambda: self.now_s,
         )
+        self.scheduler._speculation = HalfRight(original_len)
         self.now_s = 0.0
         self.runner = FakeRunner(self.blocks)
-        self.open: dict[str, Sequence] = {}
+        self.open: dict[tuple[str, int], Sequence] = {}
         self.num_added = 0
 
     @rule(
@@ -93,6 +116,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(["", "", "other"]),
         priority=st.sampled_from([0, 0, 5]),
         deadline_s=st.none() | st.none() | st.integers(0, 60),
+        n=st.sampled_from([1, 1, 1, 2, 4]),
     )
     def add(
         self,
@@ -103,13 +127,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant: str,
         priority: int,
         deadline_s: int | None,
+        n: int,
     ) -> None:
         prompt_ids = beginning + rest_ids
         self.num_added += 1
         name = f"r{self.num_added}"
         if kind == "generate":
             request = generate(
-                name, prompt_ids, max_new_tokens, stop_token_ids=(STOP_ID,), tenant=tenant
+                name, prompt_ids, max_new_tokens, stop_token_ids=(STOP_ID,), tenant=tenant, n=n
             )
         else:
             request = classify(name, prompt_ids, per_token=kind == "tokens", tenant=tenant)
@@ -124,7 +149,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.scheduler.num_waiting > 0
         else:
             assert len(prompt_ids) + (kind == "generate") <= context_len
-            self.open[name] = sequence
+            for member in (sequence, *sequence.forks):
+                self.open[name, member.index] = member
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -177,39 +203,48 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sequence.request.deadline_s is not None and sequence.request.deadline_s <= self.now_s
         ]
         batch = self.scheduler.schedule()
-        assert set(batch.expired) == set(late)
+        told = [sequence.request_id for sequence in batch.expired]
+        assert len(told) == len(set(told))
+        assert set(told) == {sequence.request_id for sequence in late}
         for sequence in late:
             assert sequence.has_ended
             assert not sequence.block_table
-            del self.open[sequence.request_id]
+            del self.open[sequence.request_id, sequence.index]
         assert batch.chunks or not self.open, "no progress"
         outputs = self.runner.run(batch)
-        for _ in range(min(num_cancels, len(self.open))):
-            assert data is not None
-            self._cancel_one(data)
+        for _ in range(num_cancels):
+            if self.open:
+                assert data is not None
+                self._cancel_one(data)
         self.scheduler.commit(batch, outputs)
         self._take_ended()
 
     def _cancel_one(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.open)))
-        sequence = self.open.pop(name)
-        own = [b for b in sequence.block_table if self.blocks.num_holders(b) == 1]
+        """A whole request, or one of its answers."""
+        name, index = data.draw(st.sampled_from(sorted(self.open)))
+        only = data.draw(st.sampled_from([None, index]))
+        ended = [key for key in self.open if key[0] == name and only in (None, key[1])]
+        sequences = [self.open.pop(key) for key in ended]
+        held = Counter(b for sequence in sequences for b in sequence.block_table)
+        own = [b for b, count in held.items() if self.blocks.num_holders(b) == count]
         num_free = self.blocks.num_free
-        self.scheduler.cancel(name)
-        assert sequence.has_ended
+        self.scheduler.cancel(name, only)
+        assert all(sequence.has_ended for sequence in sequences)
         assert self.blocks.num_free == num_free + len(own)
 
     def _take_ended(self) -> None:
-        for name, sequence in list(self.open.items()):
+        for key, sequence in list(self.open.items()):
             if sequence.has_ended:
-                del self.open[name]
+                del self.open[key]
                 self._check_answer(sequence)
 
     def _check_answer(self, sequence: Sequence) -> None:
         request = sequence.request
         if isinstance(request, GenerateRequest):
             context_len = min(CONTEXT_LEN, self.blocks.num_blocks * BLOCK_SIZE)
-            assert sequence.token_ids == expected_answer(request, context_len, self.original_len)
+            assert sequence.token_ids == expected_answer(
+                request, sequence.index, context_len, self.original_len
+            )
         elif request.per_token:
             assert sequence.scores == [[float(i)] for i in range(len(request.prompt_ids))]
         else:
