@@ -9,7 +9,7 @@ from typing import Protocol
 
 from phi3svc.bench.workload import Workload
 from phi3svc.engine.async_engine import EngineClient
-from phi3svc.engine.events import Delta
+from phi3svc.engine.events import Delta, TokenEvent
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.errors import ConfigError
 from phi3svc.service.client import Client
@@ -67,7 +67,8 @@ class EngineTarget:
         )
         async with aclosing(self._engine.generate(request)) as events:
             async for event in events:
-                yield len(event.token_ids)
+                if isinstance(event, TokenEvent):
+                    yield len(event.token_ids)
 
 
 class GrpcTarget:

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,13 +19,14 @@ from typing import Protocol
 from msgspec import structs
 
 from phi3svc.config.model import Phi3Config
-from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent
 from phi3svc.engine.request import (
     ClassifyRequest,
     GenerateRequest,
     Request,
     check_request,
 )
+from phi3svc.engine.token_stream import Connection, TokenStream
 from phi3svc.errors import NotFound, Overloaded, Unavailable, UnsupportedTask
 
 
@@ -81,13 +82,11 @@ class EngineClient(Protocol):
     async def wait_dead(self) -> None:
         """Return when the engine has stopped serving, whether closed or dead."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Yield the tokens of one stream; each event has all that came since the one before.
+    def generate(self, request: GenerateRequest) -> TokenStream:
+        """The tokens of one request, sequence by sequence: see `TokenStream`.
 
-        Nothing is sent before the first `anext`. Closing the iterator, or cancelling the task that
-        waits in it, cancels the request at once. Raises InvalidRequest, PromptTooLong, NotFound,
-        UnsupportedTask, Overloaded, DeadlineExceeded, Unavailable or EngineFailed, the last three
-        at any time.
+        Iterating raises InvalidRequest, PromptTooLong, NotFound, UnsupportedTask, Overloaded,
+        DeadlineExceeded, Unavailable or EngineFailed, the last three at any time.
         request_id need not be unique; events carry an id of the engine's own.
         """
 
@@ -99,7 +98,7 @@ class Stream:
     """Events of one request on their way to its consumer.
 
     Never blocks the producer: a consumer that is stuck holds up nobody, and the queue is bounded by
-    the request's max_new_tokens.
+    the request's max_new_tokens times n, and the length of its prompt.
     """
 
     def __init__(self) -> None:
@@ -124,9 +123,10 @@ class Stream:
 class EngineBase(ABC):
     """Shared half of the engine clients; subclasses move requests and events."""
 
-    def __init__(self, max_open_requests: int) -> None:
-        """max_open_requests: per engine; beyond it requests are refused with Overloaded."""
-        self._max_open_requests = max_open_requests
+    def __init__(self, max_open_sequences: int) -> None:
+        """max_open_sequences: per engine; beyond it requests are refused with Overloaded."""
+        self._max_open_sequences = max_open_sequences
+        self._num_open_sequences = 0
         self._models: dict[str, ModelInfo] = {}
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
@@ -145,46 +145,29 @@ class EngineBase(ABC):
     async def wait_dead(self) -> None:
         await self._dead.wait()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        self._check(request)
-        stream, request_id = self._open(request)
-        has_ended = False
-        try:
-            while not has_ended:
-                events = await stream.drain()
-                last = events[-1]
-                tokens = [event for event in events if isinstance(event, TokenEvent)]
-                is_finished = bool(tokens) and tokens[-1].finish is not None
-                has_ended = is_finished or isinstance(last, FailedEvent)
-                if tokens:
-                    yield _merge(tokens)
-                # A death behind the last token takes nothing away.
-                if isinstance(last, FailedEvent) and not is_finished:
-                    raise last.to_error()
-        finally:
-            self._close(request_id, cancel=not has_ended)
+    def generate(self, request: GenerateRequest) -> TokenStream:
+        return TokenStream(request.n, lambda: self._open(request))
 
     async def classify(self, request: ClassifyRequest) -> ScoresEvent:
-        self._check(request)
-        stream, request_id = self._open(request)
+        connection = self._open(request)
         has_ended = False
         try:
-            event = (await stream.drain())[0]
+            event = (await connection.drain())[0]
             has_ended = True
             if isinstance(event, FailedEvent):
                 raise event.to_error()
             assert isinstance(event, ScoresEvent)
             return event
         finally:
-            self._close(request_id, cancel=not has_ended)
+            connection.close(not has_ended)
 
     @abstractmethod
     def _submit(self, request: Request) -> None:
         """Hand a request to the engine; must not block."""
 
     @abstractmethod
-    def _cancel(self, request_id: str) -> None:
-        """Tell the engine to forget a request; must not block."""
+    def _cancel(self, request_id: str, index: int | None = None) -> None:
+        """Tell the engine to forget a request or one of its sequences; must not block."""
 
     def _dispatch(self, events: Iterable[EngineEvent]) -> None:
         """Give each event to its stream; those of cancelled requests fall away."""
@@ -205,6 +188,7 @@ class EngineBase(ABC):
             stream.put(FailedEvent(request_id, "unavailable", message))
         # The engine may still be talking; nothing must come behind a stream's last event.
         self._streams.clear()
+        self._num_open_sequences = 0
         self._dead.set()
 
     def _check(self, request: Request) -> None:
@@ -220,32 +204,30 @@ class EngineBase(ABC):
             )
         check_request(request, model.config.vocab_size, model.max_context_len)
 
-    def _open(self, request: Request) -> tuple[Stream, str]:
-        if len(self._streams) >= self._max_open_requests:
-            raise Overloaded(f"{len(self._streams)} requests are open, the limit")
+    def _open(self, request: Request) -> Connection:
+        self._check(request)
+        num_sequences = request.n if isinstance(request, GenerateRequest) else 1
+        num_open = self._num_open_sequences
+        # An idle engine takes any request: one beyond the bound could never come in.
+        if num_open > 0 and num_open + num_sequences > self._max_open_sequences:
+            raise Overloaded(f"{num_open} sequences are open, of {self._max_open_sequences}")
         request_id = str(next(self._numbers))
         stream = self._streams[request_id] = Stream()
+        self._num_open_sequences += num_sequences
         try:
             self._submit(structs.replace(request, request_id=request_id))
         except BaseException:
-            del self._streams[request_id]
+            self._close(request_id, num_sequences, cancel=False)
             raise
-        return stream, request_id
+        return Connection(
+            stream.drain,
+            stop=lambda index: self._cancel(request_id, index),
+            close=lambda cancel: self._close(request_id, num_sequences, cancel=cancel),
+        )
 
-    def _close(self, request_id: str, *, cancel: bool) -> None:
-        was_open = self._streams.pop(request_id, None) is not None
-        if cancel and was_open:
+    def _close(self, request_id: str, num_sequences: int, *, cancel: bool) -> None:
+        if self._streams.pop(request_id, None) is None:
+            return
+        self._num_open_sequences -= num_sequences
+        if cancel:
             self._cancel(request_id)
-
-
-def _merge(events: list[TokenEvent]) -> TokenEvent:
-    """One event for all that is queued."""
-    if len(events) == 1:
-        return events[0]
-    return TokenEvent(
-        events[0].request_id,
-        [token_id for event in events for token_id in event.token_ids],
-        [logprob for event in events for logprob in event.logprobs],
-        events[-1].finish,
-        next((event.timings for event in reversed(events) if event.timings), None),
-    )

@@ -24,7 +24,7 @@ class LocalEngine(EngineBase):
 
     def __init__(self, models: Sequence[ModelSpec], config: EngineConfig) -> None:
         max_per_model = config.max_sequences + config.max_waiting_requests
-        super().__init__(max_open_requests=len(models) * max_per_model)
+        super().__init__(max_open_sequences=len(models) * max_per_model)
         self._specs = models
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -57,8 +57,8 @@ class LocalEngine(EngineBase):
         self._inbox.append(request)
         self._has_mail.set()
 
-    def _cancel(self, request_id: str) -> None:
-        self._inbox.append(CancelRequest(request_id))
+    def _cancel(self, request_id: str, index: int | None = None) -> None:
+        self._inbox.append(CancelRequest(request_id, index))
         self._has_mail.set()
 
     async def _drive(self, host: EngineHost) -> None:

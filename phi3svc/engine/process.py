@@ -38,7 +38,7 @@ class EngineProcess(EngineBase):
 
     def __init__(self, models: Sequence[ModelSpec], config: EngineConfig) -> None:
         max_per_model = config.max_sequences + config.max_waiting_requests
-        super().__init__(max_open_requests=len(models) * max_per_model)
+        super().__init__(max_open_sequences=len(models) * max_per_model)
         self._specs = models
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
@@ -85,8 +85,8 @@ class EngineProcess(EngineBase):
     def _submit(self, request: Request) -> None:
         self._send(request)
 
-    def _cancel(self, request_id: str) -> None:
-        self._send(CancelRequest(request_id))
+    def _cancel(self, request_id: str, index: int | None = None) -> None:
+        self._send(CancelRequest(request_id, index))
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

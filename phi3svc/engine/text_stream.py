@@ -14,6 +14,7 @@ from phi3svc.engine.events import (
     Completed,
     Delta,
     Finished,
+    PromptEvent,
     Started,
     StreamEndReason,
     TextEvent,
@@ -46,6 +47,8 @@ async def generate_text(
     stop_string: str | None = None
     async with aclosing(client.generate(request)) as events:
         async for event in events:
+            if isinstance(event, PromptEvent):
+                continue
             if not token_ids:
                 first_token_s = time.monotonic() - started_s
                 yield Started(

@@ -11,11 +11,12 @@ from phi3svc.engine.request import GenerateRequest, Request
 class ScriptedEngine(EngineBase):
     """Says for the newest request what `say` is told; remembers what was cancelled."""
 
-    def __init__(self, info: ModelInfo, max_open_requests: int = 8) -> None:
-        super().__init__(max_open_requests)
+    def __init__(self, info: ModelInfo, max_open_sequences: int = 8) -> None:
+        super().__init__(max_open_sequences)
         self._info = info
         self.submitted: list[Request] = []
         self.cancelled: list[str] = []
+        self.stopped: list[int] = []
 
     async def start(self, on_progress: ProgressCallback | None = None) -> None:
         self._begin_serving([self._info])
@@ -37,7 +38,10 @@ class ScriptedEngine(EngineBase):
     def _submit(self, request: Request) -> None:
         self.submitted.append(request)
 
-    def _cancel(self, request_id: str) -> None:
+    def _cancel(self, request_id: str, index: int | None = None) -> None:
+        if index is not None:
+            self.stopped.append(index)
+            return
         self.cancelled.append(request_id)
 
 

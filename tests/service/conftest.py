@@ -68,16 +68,16 @@ Launch = Callable[..., "AsyncIterator[Harness]"]
 
 @pytest.fixture
 async def launch(infos: list[ModelInfo], tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
-    """Starts servers: `await launch(models=…, listen=…, is_started=False, max_open_requests=…)`."""
+    """Starts servers: `await launch(models=…, is_started=False, max_open_sequences=…)`."""
     async with AsyncExitStack() as stack:
 
         async def start(
             models: list[ModelInfo] | None = None,
             listen: str = f"unix:{tmp_path}/phi3svc.sock",
             is_started: bool = True,
-            max_open_requests: int = 64,
+            max_open_sequences: int = 64,
         ) -> Harness:
-            engine = FakeEngine(infos if models is None else models, max_open_requests)
+            engine = FakeEngine(infos if models is None else models, max_open_sequences)
             server = Server(ServerConfig(listen=(listen,)), engine)
             stack.push_async_callback(server.stop, 0)
             (address,) = await server.bind()

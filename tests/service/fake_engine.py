@@ -44,8 +44,8 @@ def ids_of(text: str) -> list[int]:
 class FakeEngine(EngineBase):
     """script: what happens to a submitted request; `echo` unless a test sets another."""
 
-    def __init__(self, infos: Iterable[ModelInfo], max_open_requests: int = 64) -> None:
-        super().__init__(max_open_requests)
+    def __init__(self, infos: Iterable[ModelInfo], max_open_sequences: int = 64) -> None:
+        super().__init__(max_open_sequences)
         self._infos = list(infos)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.script: Script = echo
@@ -53,6 +53,7 @@ class FakeEngine(EngineBase):
         self.may_start.set()
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
+        self.stopped: list[int] = []
 
     @property
     def num_open(self) -> int:
@@ -87,7 +88,10 @@ class FakeEngine(EngineBase):
         self.requests.append(request)
         self._tasks[request.request_id] = asyncio.ensure_future(self.script(self, request))
 
-    def _cancel(self, request_id: str) -> None:
+    def _cancel(self, request_id: str, index: int | None = None) -> None:
+        if index is not None:
+            self.stopped.append(index)
+            return
         self.cancelled.append(request_id)
         self._tasks[request_id].cancel()
 

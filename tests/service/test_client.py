@@ -72,7 +72,8 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
     assert request.stop_token_ids == [VOCAB["z"]]
     assert (request.cache_salt, request.tenant, request.priority) == ("a salt", "", -100)
     assert request.deadline_s is not None
-    assert 50 < request.deadline_s - time.monotonic() <= 60
+    # gRPC rounds a timeout up on its way.
+    assert 50 < request.deadline_s - time.monotonic() <= 61
 
 
 async def test_the_tenant_is_named_in_every_call(harness: Harness) -> None:

@@ -310,7 +310,7 @@ async def test_a_deadline_ends_the_call_and_frees_the_engine(harness: Harness) -
 
 
 async def test_overload_is_resource_exhausted_with_pushback(launch: Any) -> None:
-    harness = await launch(max_open_requests=1)
+    harness = await launch(max_open_sequences=1)
     harness.engine.script = hang
     running = harness.generation.Generate(generate_request({}))
     await running.read()
