@@ -135,10 +135,9 @@ class Sequence:
     def first_needed_row(self) -> int:
         """The first token that has to be computed even if all before it were known."""
         match self.output_kind:
-            case OutputKind.NEXT_TOKEN if self.wants_prompt_logprobs:
-                return min(self.num_prompt_logprobs, self.num_tokens - 1)
             case OutputKind.NEXT_TOKEN:
-                return self.num_tokens - 1
+                missing = self.prompt_rows(0, self.num_tokens)
+                return missing.start if missing else self.num_tokens - 1
             case OutputKind.POOLED_SCORES:
                 return self.pooled_idx
             case OutputKind.ALL_SCORES:
