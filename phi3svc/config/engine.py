@@ -26,8 +26,8 @@ class EngineConfig:
     use). num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what was
     computed for prompts and answers as long as there is room, for requests that begin alike.
     max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
-    pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1, when they compete for the time
-    that prompts take.
+    pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
+    when they compete for the time that prompts take.
     """
 
     max_step_tokens: int = 512

@@ -29,15 +29,14 @@ from dataclasses import dataclass
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
 from phi3svc.engine.chunks import Batch, Chunk, ChunkOutput, Generated, SampledToken
+from phi3svc.engine.open_requests import OpenRequests
 from phi3svc.engine.prefix import PrefixCache
-from phi3svc.engine.removable_heap import RemovableHeap
 from phi3svc.engine.request import GenerateRequest, check_prompt_len
 from phi3svc.engine.room import Room
 from phi3svc.engine.sequence import OutputKind, Sequence, SequenceStatus
 from phi3svc.engine.speculation import Speculation
 from phi3svc.engine.turns import QUANTUM, Turns
 from phi3svc.engine.waiting import WaitingRoom
-from phi3svc.errors import InvalidRequest, Overloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +74,14 @@ class Scheduler:
         self._context_len = min(context_len, blocks.num_blocks * blocks.block_size)
         self._rope_set = rope_set
         self._clock = clock
-        self._speculation = Speculation(config.max_draft_tokens)
-        # By request, those of its sequences that have not ended.
-        self._open: dict[str, list[Sequence]] = {}
-        self._num_open = 0
+        self._speculation = Speculation(config.max_draft_tokens, self._context_len, rope_set)
+        self._open = OpenRequests(config)
         self._waiting = WaitingRoom()
         self._turns = Turns(config.tenant_weights, quantum)
         # To be started before any that waits, in this order: the preempted, then one whose turn
         # has come. Running ones are in the order of their start.
         self._due: OrderedDict[Sequence, None] = OrderedDict()
         self._running: OrderedDict[Sequence, None] = OrderedDict()
-        self._deadlines: RemovableHeap[Sequence] = RemovableHeap()
 
     @property
     def context_len(self) -> int:
@@ -93,7 +89,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return self._num_open - len(self._running)
+        return len(self._open) - len(self._running)
 
     @property
     def num_running(self) -> int:
@@ -101,56 +97,25 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._open)
+        return len(self._open) > 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request by its first sequence; those of its other answers come by themselves.
 
         Raises PromptTooLong if it can never fit, Overloaded if now is bad.
         """
-        request = sequence.request
-        check_prompt_len(request, self._context_len)
-        if sequence.request_id in self._open:
-            raise InvalidRequest.of("request_id", f"{sequence.request_id!r} is in use")
-        num_sequences = request.n if isinstance(request, GenerateRequest) else 1
-        self._check_room(sequence, num_sequences)
-        sequence.forks = [
-            Sequence(request, index=index, status=SequenceStatus.HELD)
-            for index in range(1, num_sequences)
-        ]
-        self._open[sequence.request_id] = [sequence, *sequence.forks]
-        self._num_open += num_sequences
-        for member in self._open[sequence.request_id]:
+        check_prompt_len(sequence.request, self._context_len)
+        for member in self._open.add(sequence, self._waiting.num_tokens):
             member.drafter = self._speculation.drafter_for(member)
         self._waiting.push(sequence)
-        self._turns.join(request.tenant)
-        if request.deadline_s is not None:
-            for member in self._open[sequence.request_id]:
-                self._deadlines.push(member, (request.deadline_s,))
-
-    def _check_room(self, sequence: Sequence, num_sequences: int) -> None:
-        # Both together: what arrives between two steps waits, even where a place to run is free.
-        max_open = self._config.max_sequences + self._config.max_waiting_requests
-        # An empty queue takes any request: one beyond the bounds could never come in.
-        if self._num_open > 0 and self._num_open + num_sequences > max_open:
-            raise Overloaded(f"{self._num_open} sequences are running or waiting, of {max_open}")
-        num_waiting_tokens = self._waiting.num_tokens
-        if (
-            num_waiting_tokens > 0
-            and num_waiting_tokens + sequence.num_tokens > self._config.max_waiting_tokens
-        ):
-            raise Overloaded(
-                f"{num_waiting_tokens} prompt tokens are waiting and {sequence.num_tokens}"
-                f" more would exceed the limit of {self._config.max_waiting_tokens}"
-            )
+        self._turns.join(sequence.request.tenant)
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Forget a request, or one of its sequences, and free its blocks now.
 
         Even between `schedule` and `commit`. What is unknown is ignored.
         """
-        # The others first: a leader that ends lets its forks go on.
-        for sequence in reversed(self._open.get(request_id, ())):
+        for sequence in self._open.of(request_id):
             if index is None or sequence.index == index:
                 self._end(sequence)
 
@@ -260,8 +225,7 @@ class Scheduler:
         for sequence in decodes:
             draft: list[int] = []
             if budget > 0 and self._speculation.may_draft(sequence):
-                max_tokens = min(budget, self._max_draft_len(sequence))
-                draft = self._speculation.draft(sequence, max_tokens, price)
+                draft = self._speculation.draft(sequence, budget, price)
             # A guess is no reason to preempt anyone at the next step.
             if draft and not self._room.extend(sequence, len(draft), num_spare=len(self._running)):
                 draft = []
@@ -269,28 +233,12 @@ class Scheduler:
             chunks.append(Chunk.guessed(sequence, draft))
         return chunks
 
-    def _max_draft_len(self, sequence: Sequence) -> int:
-        """Guesses of which each could become a token, all under the present factor set."""
-        request = sequence.request
-        if not isinstance(request, GenerateRequest):
-            return 0
-        left = min(
-            request.max_new_tokens - sequence.num_generated,
-            self._context_len - sequence.num_tokens,
-        )
-        max_tokens = min(left - 1, self._config.max_draft_tokens)
-        while max_tokens > 0 and (
-            self._rope_set(sequence.num_tokens + max_tokens) != sequence.rope_set
-        ):
-            max_tokens -= 1
-        return max_tokens
-
     def _end_expired(self) -> list[Sequence]:
         expired = []
         now_s = self._clock()
-        while (first := self._deadlines.first()) is not None and first[0][0] <= now_s:
-            expired.append(first[1])
-            self.cancel(first[1].request_id)
+        while (sequence := self._open.first_expired(now_s)) is not None:
+            expired.append(sequence)
+            self.cancel(sequence.request_id)
         return expired
 
     def _share_out(self, budget: int, prompts: list[Sequence]) -> dict[Sequence, int]:
@@ -371,12 +319,7 @@ class Scheduler:
         self._due.move_to_end(sequence, last=False)
 
     def _end(self, sequence: Sequence) -> None:
-        members = self._open[sequence.request_id]
-        members.remove(sequence)
-        if not members:
-            del self._open[sequence.request_id]
-        self._num_open -= 1
-        self._deadlines.discard(sequence)
+        self._open.remove(sequence)
         self._release_forks(sequence)
         if sequence.status is SequenceStatus.RUNNING:
             del self._running[sequence]

@@ -13,6 +13,8 @@ None of this can change a token: a guess counts only if it is the token that is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from phi3svc.engine.drafter import Drafter
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sequence import Sequence
@@ -67,11 +69,16 @@ class StepCost:
 class Speculation:
     """Decides who guesses how much, by what it cost and brought before.
 
-    max_draft_tokens: per sequence and step; 0 for no guessing.
+    max_draft_tokens: per sequence and step; 0 for no guessing. context_len, rope_set: as in
+    `scheduler.Scheduler`.
     """
 
-    def __init__(self, max_draft_tokens: int) -> None:
+    def __init__(
+        self, max_draft_tokens: int, context_len: int, rope_set: Callable[[int], int]
+    ) -> None:
         self._max_draft_tokens = max_draft_tokens
+        self._context_len = context_len
+        self._rope_set = rope_set
         self._cost = StepCost()
 
     def drafter_for(self, sequence: Sequence) -> Drafter | None:
@@ -97,7 +104,8 @@ class Speculation:
         if drafter.rate <= price:
             # Once in a while it is tried all the same: texts change, and so do prices.
             drafter.rest(sequence.num_tokens)
-        return drafter.guess(sequence.token_ids, max_tokens) if max_tokens > 0 else []
+        num_tokens = min(max_tokens, self._max_len(sequence))
+        return drafter.guess(sequence.token_ids, num_tokens) if num_tokens > 0 else []
 
     def learn(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         """Take in how many of a sequence's guesses were right."""
@@ -107,3 +115,17 @@ class Speculation:
     def observe(self, num_rows: int, seconds: float) -> None:
         """Take in the time of a step in which nobody computed a prompt."""
         self._cost.observe(num_rows, seconds)
+
+    def _max_len(self, sequence: Sequence) -> int:
+        """Guesses of which each could become a token, all under the present factor set."""
+        request = sequence.request
+        assert isinstance(request, GenerateRequest)
+        num_left = min(
+            request.max_new_tokens - sequence.num_generated,
+            self._context_len - sequence.num_tokens,
+        )
+        # Behind the guesses comes one token more, for which nothing has to be guessed.
+        max_len = min(num_left - 1, self._max_draft_tokens)
+        while max_len > 0 and self._rope_set(sequence.num_tokens + max_len) != sequence.rope_set:
+            max_len -= 1
+        return max_len

@@ -21,7 +21,7 @@ PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 def members(h: Harness, leader: Sequence) -> list[Sequence]:
-    return list(h.scheduler._open[leader.request_id])
+    return h.scheduler._open.of(leader.request_id)[::-1]
 
 
 def expected(prompt_ids: list[int], num_new: int, index: int) -> list[int]:

@@ -46,16 +46,16 @@ def expected_answer(
 class HalfRight(Speculation):
     """Guesses the truth up to some place, and then something else."""
 
-    def __init__(self, original_len: int) -> None:
-        super().__init__(4)
+    def __init__(self, context_len: int, original_len: int) -> None:
+        super().__init__(4, context_len, lambda n: int(n > original_len))
         self.original_len = original_len
 
     def may_draft(self, sequence: Sequence) -> bool:
-        return sequence.num_tokens % 3 > 0
+        return sequence.drafter is not None and sequence.num_tokens % 3 > 0
 
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
         ids = list(sequence.token_ids)
-        for _ in range(max_tokens):
+        for _ in range(min(max_tokens, self._max_len(sequence))):
             ids.append(next_token(ids, int(len(ids) > self.original_len), sequence.index))
         draft = ids[sequence.num_tokens :]
         num_right = sum(sequence.token_ids) % 6
@@ -99,7 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             quantum=quantum,
             clock=lambda: self.now_s,
         )
-        self.scheduler._speculation = HalfRight(original_len)
+        self.scheduler._speculation = HalfRight(self.scheduler.context_len, original_len)
         self.now_s = 0.0
         self.runner = FakeRunner(self.blocks)
         self.open: dict[tuple[str, int], Sequence] = {}

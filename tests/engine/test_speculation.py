@@ -53,6 +53,10 @@ class TestStepCost:
         assert cost.price(4) > 3 * cheap
 
 
+def speculating(max_draft_tokens: int = 8) -> Speculation:
+    return Speculation(max_draft_tokens, 1000, lambda num_tokens: 0)
+
+
 class TestPolicy:
     def draft_once(self, speculation: Speculation, sequence: Sequence, price: float) -> list[int]:
         return speculation.draft(sequence, 8, price) if speculation.may_draft(sequence) else []
@@ -63,7 +67,7 @@ class TestPolicy:
         return sequence
 
     def test_a_sequence_whose_guesses_fail_is_left_in_peace(self) -> None:
-        speculation = Speculation(8)
+        speculation = speculating()
         sequence = self.sequence(speculation)
         num_drafted = 0
         for _ in range(200):
@@ -74,7 +78,7 @@ class TestPolicy:
         assert 0 < num_drafted < 20
 
     def test_one_whose_guesses_are_right_guesses_more(self) -> None:
-        speculation = Speculation(8)
+        speculation = speculating()
         sequence = self.sequence(speculation)
         lengths = []
         while len(lengths) < 5:
@@ -86,7 +90,7 @@ class TestPolicy:
         assert lengths == [3, 6, 8, 8, 8]
 
     def test_where_rows_are_dear_even_good_guesses_stop(self) -> None:
-        speculation = Speculation(8)
+        speculation = speculating()
         sequence = self.sequence(speculation)
         for _ in range(200):
             draft = self.draft_once(speculation, sequence, price=0.95)
@@ -97,30 +101,30 @@ class TestPolicy:
 
     def test_penalties_classification_and_the_setting_turn_it_off(self) -> None:
         penalty = SamplingParams(repetition_penalty=1.1)
-        assert Speculation(8).drafter_for(Sequence(generate("a", [1], 9, sampling=penalty))) is None
-        assert Speculation(8).drafter_for(Sequence(classify("a", [1]))) is None
-        assert Speculation(0).drafter_for(Sequence(generate("a", [1], 9))) is None
+        assert speculating().drafter_for(Sequence(generate("a", [1], 9, sampling=penalty))) is None
+        assert speculating().drafter_for(Sequence(classify("a", [1]))) is None
+        assert speculating(0).drafter_for(Sequence(generate("a", [1], 9))) is None
 
 
 class Oracle(Speculation):
     """Guesses what it is told follows, wherever it may."""
 
-    def __init__(self, truth: list[int]) -> None:
-        super().__init__(8)
+    def __init__(self, truth: list[int], h: Harness) -> None:
+        super().__init__(8, h.scheduler.context_len, h.scheduler._room._rope_set)
         self.truth = truth
 
     def may_draft(self, sequence: Sequence) -> bool:
         return True
 
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
-        return self.truth[sequence.num_tokens :][:max_tokens]
+        return self.truth[sequence.num_tokens :][: min(max_tokens, self._max_len(sequence))]
 
 
 def scheduled_lengths(
     truth: list[int], num_prompt: int, h: Harness, **request: object
 ) -> list[int]:
     """Tokens that each step brings when every guess is right."""
-    h.scheduler._speculation = Oracle(truth)
+    h.scheduler._speculation = Oracle(truth, h)
     sequence = h.add(generate("a", truth[:num_prompt], len(truth) - num_prompt, **request))  # type: ignore[arg-type]
     lengths = [num_prompt]
     while h.scheduler.has_work:
