@@ -63,9 +63,6 @@ def test_services_have_the_methods_of_the_contract() -> None:
 # Numbers promised to fields that come later: taking one for something else would force a break.
 PLANNED = {
     "GenerateRequest": (9, 10, 13),
-    "SamplingParams": (10,),
-    "OutputOptions": (2, 4),
-    "Delta": (5,),
     "ClassifyRequest": (4,),
 }
 

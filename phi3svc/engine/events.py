@@ -1,9 +1,9 @@
 """What an engine says about a request, and what the front makes of it.
 
 `PromptEvent`, `TokenEvent`, `ScoresEvent` and `FailedEvent` cross the process boundary, one
-`StepEvents` frame per engine step. `Started`, `Delta`, `Finished` and `Completed` are what
-`text_stream.generate_text` yields: the domain form of the response stream, without sequence
-numbers.
+`StepEvents` frame per engine step. `Started`, `PromptLogprobs`, `Delta`, `Finished` and `Completed`
+are what `text_stream.generate_text` yields: the domain form of the response stream, without
+sequence numbers.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class StepEvents(Struct, frozen=True, forbid_unknown_fields=True, tag="step"):
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has accepted the request and its first token exists.
+    """The engine has accepted the request, and the first of what it asks for exists.
 
     cached_prompt_token_count: tokens of the prompt that had been computed for an earlier request.
     """
@@ -177,32 +177,44 @@ class Started:
 
 
 @dataclass(frozen=True)
+class PromptLogprobs:
+    """Log probabilities of consecutive prompt tokens: see `PromptEvent`."""
+
+    start: int
+    logprobs: tuple[float, ...]
+    top: tuple[TopLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
 class Delta:
-    """New tokens and the text they complete.
+    """New tokens of one sequence and the text they complete.
 
     text never splits a character and may be empty while one, or a possible stop string, is held
-    back; later deltas then bring it. logprobs: one per token, or empty if not asked for. is_last:
-    nothing of this answer follows.
+    back; later deltas then bring it. logprobs, top: one per token, or empty if not asked for.
+    index: which of the request's sequences. has_more: the next event is there already.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    is_last: bool = False
+    index: int = 0
+    top: tuple[TopLogprobs, ...] = ()
+    has_more: bool = False
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is complete.
+    """One sequence is complete.
 
     token_count: generated tokens, a stop token included. digest: hex SHA-256 over checkpoint,
-    request and token ids; equal on every replica that gives the same answer.
+    request and token ids; equal on every replica that gives the same answer. index: which sequence.
     """
 
     reason: StreamEndReason
     stop_string: str | None
     token_count: int
     digest: str
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -210,7 +222,8 @@ class Completed:
     """Usage and timings in seconds, since the front opened the stream; the last event.
 
     queue_s: until the model first worked on it. first_token_s, total_s: until the first and the
-    last token reached the front.
+    last token reached the front. The counts are sums over all sequences; drafted and accepted ones
+    leave out what a stop string ended.
     """
 
     prompt_token_count: int
@@ -218,6 +231,8 @@ class Completed:
     queue_s: float
     first_token_s: float
     total_s: float
+    drafted_token_count: int = 0
+    accepted_token_count: int = 0
 
 
-TextEvent = Started | Delta | Finished | Completed
+TextEvent = Started | PromptLogprobs | Delta | Finished | Completed

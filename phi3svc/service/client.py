@@ -19,11 +19,11 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 
-from phi3svc.engine.events import Completed, Delta, Finished, Started, StreamEndReason, TextEvent
+from phi3svc.engine.events import TextEvent
 from phi3svc.service.caller import TENANT_HEADER
+from phi3svc.service.client_messages import set_prompt, to_event
 from phi3svc.service.remote_errors import error_of
 from phi3svc.v1 import (
-    chat_pb2,
     classification_service_pb2,
     classification_service_pb2_grpc,
     generation_service_pb2,
@@ -35,11 +35,6 @@ from phi3svc.v1 import (
 
 MAX_RECEIVE_BYTES = 64 << 20
 
-_REASONS: dict[int, StreamEndReason] = {
-    generation_service_pb2.FINISH_REASON_STOP_TOKEN: "stop_token",
-    generation_service_pb2.FINISH_REASON_STOP_STRING: "stop_string",
-    generation_service_pb2.FINISH_REASON_LENGTH: "length",
-}
 _TASKS: dict[int, str] = {
     model_service_pb2.TASK_GENERATION: "generation",
     model_service_pb2.TASK_SEQUENCE_CLASSIFICATION: "sequence-classification",
@@ -138,6 +133,7 @@ class Client:
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        n: int | None = None,
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
         stop: Iterable[str] = (),
@@ -145,16 +141,20 @@ class Client:
         ignore_eos: bool = False,
         wants_logprobs: bool = False,
         wants_token_ids: bool = False,
+        top_logprobs: int = 0,
+        wants_prompt_logprobs: bool = False,
         coalesce_ms: int = 0,
         cache_salt: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TextEvent, None]:
-        """Yields Started, Deltas, Finished, Completed. Closing the iterator cancels the call.
+        """Yields Started, PromptLogprobs, Deltas, a Finished for each of the n answers, Completed.
 
-        prompt: text, a conversation as (role, content) turns, or token ids. cache_salt: share
-        cached prompts only with calls that give the same one. priority: -100 to 100, higher starts
-        first among what waits of the same tenant.
+        Closing the iterator cancels the call. prompt: text, a conversation as (role, content)
+        turns, or token ids. n: answers wanted, told apart by `index`. top_logprobs: likeliest
+        tokens to tell in each place, of the prompt too if its log probabilities are wanted.
+        cache_salt: share cached prompts only with calls that give the same one. priority: -100 to
+        100, higher starts first among what waits of the same tenant.
         """
         request = generation_service_pb2.GenerateRequest(
             model=model,
@@ -170,6 +170,7 @@ class Client:
                 presence_penalty=presence_penalty,
                 frequency_penalty=frequency_penalty,
                 logit_bias=logit_bias,
+                n=n,
             ),
             stop=sampling_pb2.StopCriteria(
                 max_new_tokens=max_new_tokens,
@@ -179,17 +180,21 @@ class Client:
                 ignore_eos=ignore_eos,
             ),
             output=generation_service_pb2.OutputOptions(
-                logprobs=wants_logprobs, token_ids=wants_token_ids, coalesce_ms=coalesce_ms
+                logprobs=wants_logprobs,
+                top_logprobs=top_logprobs,
+                token_ids=wants_token_ids,
+                prompt_logprobs=wants_prompt_logprobs,
+                coalesce_ms=coalesce_ms,
             ),
             cache_salt=cache_salt,
             priority=priority,
         )
-        _set_prompt(request, prompt)
+        set_prompt(request, prompt)
         call = self._generation.Generate(request, timeout=timeout_s, metadata=self._metadata)
         try:
             with self._errors():
                 async for response in call:
-                    event = _to_event(response)
+                    event = to_event(response)
                     if event is not None:
                         yield event
         finally:
@@ -237,58 +242,6 @@ class Client:
             yield
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self._address) from None
-
-
-def _set_prompt(
-    request: generation_service_pb2.GenerateRequest,
-    prompt: str | Sequence[tuple[str, str]] | Sequence[int],
-) -> None:
-    if isinstance(prompt, str):
-        request.prompt = prompt
-        return
-    turns = [item for item in prompt if isinstance(item, tuple)]
-    if turns:
-        messages = [chat_pb2.ChatMessage(role=role, content=content) for role, content in turns]
-        request.chat.messages.extend(messages)
-    else:
-        request.token_ids.ids.extend(item for item in prompt if isinstance(item, int))
-        request.token_ids.SetInParent()
-
-
-def _to_event(response: generation_service_pb2.GenerateResponse) -> TextEvent | None:
-    """None for an event that a newer server has and this client does not know."""
-    match response.WhichOneof("event"):
-        case "started":
-            started = response.started
-            return Started(
-                started.request_id,
-                started.model,
-                started.seed,
-                started.prompt_token_count,
-                started.cached_prompt_token_count,
-            )
-        case "delta":
-            delta = response.delta
-            return Delta(delta.text, tuple(delta.token_ids), tuple(delta.logprobs))
-        case "finished":
-            finished = response.finished
-            return Finished(
-                _REASONS[finished.reason],
-                finished.stop_string or None,
-                finished.token_count,
-                finished.digest,
-            )
-        case "completed":
-            usage, timings = response.completed.usage, response.completed.timings
-            return Completed(
-                usage.prompt_token_count,
-                usage.generated_token_count,
-                timings.queue_wait_ms / 1000,
-                timings.time_to_first_token_ms / 1000,
-                timings.total_ms / 1000,
-            )
-        case _:
-            return None
 
 
 def _spans(

@@ -7,37 +7,28 @@ after tokenizing, by `fit_answer`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phi3svc.config.model import GenerationDefaults
 from phi3svc.engine.request import (
-    MAX_LOGIT_BIAS,
-    MAX_LOGIT_BIASES,
-    MAX_PENALTY,
     MAX_PRIORITY,
-    MAX_REPETITION_PENALTY,
+    MAX_SEQUENCES_PER_REQUEST,
     MAX_SHARER_LEN,
-    MAX_TEMPERATURE,
-    MAX_TOP_K,
-    MIN_REPETITION_PENALTY,
+    MAX_TOP_LOGPROBS,
     SamplingParams,
 )
 from phi3svc.errors import FieldViolation, PromptTooLong
 from phi3svc.service.catalog import Catalog, ServedModel
-from phi3svc.service.validation import MAX_VIOLATIONS_PER_LIST, Violations
+from phi3svc.service.sampling import check_sampling, check_stop, read_sampling
+from phi3svc.service.validation import Violations
 from phi3svc.text.chat import MAX_MESSAGES, ROLES
-from phi3svc.v1 import chat_pb2, classification_service_pb2, generation_service_pb2, sampling_pb2
+from phi3svc.v1 import chat_pb2, classification_service_pb2, generation_service_pb2
 
 # What an answer may have when the request does not say; a forgotten limit should not cost a
 # long-context model's whole window.
 DEFAULT_MAX_NEW_TOKENS = 1024
 MAX_TEXTS = 256
-MAX_STOP_STRINGS = 64
-MAX_STOP_STRING_LEN = 256
-MAX_STOP_TOKEN_IDS = 256
 MAX_COALESCE_MS = 10_000
-_GREEDY = GenerationDefaults(temperature=0.0, top_k=0, top_p=1.0)
 
 Chat = tuple[tuple[str, str], ...]
 
@@ -58,7 +49,10 @@ class GenerateCall:
     min_new_tokens: int
     stop_strings: tuple[str, ...]
     stop_token_ids: list[int]
+    num_sequences: int
     wants_logprobs: bool
+    num_top_logprobs: int
+    wants_prompt_logprobs: bool
     wants_token_ids: bool
     coalesce_ms: int
     cache_salt: str
@@ -93,9 +87,13 @@ def read_generate(
     model = catalog.find(request.model, "generation", violations)
     violations.request_id(request.request_id)
     _check_input(request, model, violations)
-    _check_sampling(request.sampling, model, violations)
-    _check_stop(request.stop, model, violations)
-    violations.number("output.coalesce_ms", request.output.coalesce_ms, 0, MAX_COALESCE_MS)
+    check_sampling(request.sampling, model, violations)
+    check_stop(request.stop, model, violations)
+    output = request.output
+    num_sequences = request.sampling.n if request.sampling.HasField("n") else 1
+    violations.number("sampling.n", num_sequences, 1, MAX_SEQUENCES_PER_REQUEST)
+    violations.number("output.top_logprobs", output.top_logprobs, 0, MAX_TOP_LOGPROBS)
+    violations.number("output.coalesce_ms", output.coalesce_ms, 0, MAX_COALESCE_MS)
     violations.number("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
     violations.label("cache_salt", request.cache_salt, MAX_SHARER_LEN)
     violations.raise_if_any()
@@ -106,14 +104,17 @@ def read_generate(
         request_id=request.request_id or draw_request_id(),
         model=model,
         prompt=_prompt(request),
-        sampling=_sampling(request.sampling, model.info.config.generation),
+        sampling=read_sampling(request.sampling, model.info.config.generation),
         max_new_tokens=stop.max_new_tokens if stop.HasField("max_new_tokens") else None,
         min_new_tokens=stop.min_new_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=sorted({*eos_ids, *stop.token_ids}),
-        wants_logprobs=request.output.logprobs,
-        wants_token_ids=request.output.token_ids,
-        coalesce_ms=request.output.coalesce_ms,
+        num_sequences=num_sequences,
+        wants_logprobs=output.logprobs,
+        num_top_logprobs=output.top_logprobs,
+        wants_prompt_logprobs=output.prompt_logprobs,
+        wants_token_ids=output.token_ids,
+        coalesce_ms=output.coalesce_ms,
         cache_salt=request.cache_salt,
         priority=request.priority,
     )
@@ -202,73 +203,6 @@ def _check_input(
             violations.add("input", "unset, one of prompt, chat or token_ids must be given")
 
 
-def _check_sampling(
-    sampling: sampling_pb2.SamplingParams, model: ServedModel | None, violations: Violations
-) -> None:
-    # seed may be any 64-bit number, and any top_k is a valid count.
-    if sampling.HasField("temperature"):
-        violations.number("sampling.temperature", sampling.temperature, 0, MAX_TEMPERATURE)
-    for name in ("top_p", "typical_p"):
-        value = getattr(sampling, name)
-        if sampling.HasField(name) and not 0 < value <= 1:
-            violations.add(f"sampling.{name}", f"{value:g}, must be above 0 and at most 1")
-    for name, low, high in (
-        ("min_p", 0, 1),
-        ("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
-        ("presence_penalty", -MAX_PENALTY, MAX_PENALTY),
-        ("frequency_penalty", -MAX_PENALTY, MAX_PENALTY),
-    ):
-        if sampling.HasField(name):
-            violations.number(f"sampling.{name}", getattr(sampling, name), low, high)
-    _check_logit_bias(sampling.logit_bias, model, violations)
-
-
-def _check_logit_bias(
-    logit_bias: Mapping[int, float], model: ServedModel | None, violations: Violations
-) -> None:
-    if len(logit_bias) > MAX_LOGIT_BIASES:
-        size = f"{len(logit_bias)} items, must be 0 to {MAX_LOGIT_BIASES}"
-        violations.add("sampling.logit_bias", size)
-        return
-    num_bad = 0
-    for token_id, bias in sorted(logit_bias.items()):
-        field = f"sampling.logit_bias[{token_id}]"
-        if model is not None and token_id >= model.info.config.vocab_size:
-            violations.add(
-                field, f"token {token_id}, must be 0 to {model.info.config.vocab_size - 1}"
-            )
-        elif -MAX_LOGIT_BIAS <= bias <= MAX_LOGIT_BIAS:
-            continue
-        else:
-            violations.number(field, bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
-        num_bad += 1
-        if num_bad == MAX_VIOLATIONS_PER_LIST:
-            return
-
-
-def _check_stop(
-    stop: sampling_pb2.StopCriteria, model: ServedModel | None, violations: Violations
-) -> None:
-    if stop.HasField("max_new_tokens"):
-        limit = 2**31 - 1 if model is None else model.info.max_context_len - 1
-        violations.number("stop.max_new_tokens", stop.max_new_tokens, 1, limit)
-    # Against a bad maximum, a minimum need not be judged.
-    if stop.HasField("max_new_tokens"):
-        limit = max(stop.max_new_tokens, 1)
-    else:
-        limit = 2**31 - 1 if model is None else model.info.max_context_len - 1
-    violations.number("stop.min_new_tokens", stop.min_new_tokens, 0, limit)
-    violations.count("stop.strings", stop.strings, 0, MAX_STOP_STRINGS)
-    for i, text in enumerate(stop.strings[:MAX_STOP_STRINGS]):
-        if not 1 <= len(text) <= MAX_STOP_STRING_LEN:
-            size = f"{len(text)} characters, must be 1 to {MAX_STOP_STRING_LEN}"
-            violations.add(f"stop.strings[{i}]", size)
-    violations.count("stop.token_ids", stop.token_ids, 0, MAX_STOP_TOKEN_IDS)
-    if model is not None:
-        ids = stop.token_ids[:MAX_STOP_TOKEN_IDS]
-        violations.token_ids("stop.token_ids", ids, model.info.config.vocab_size)
-
-
 def _prompt(request: generation_service_pb2.GenerateRequest) -> str | Chat | list[int]:
     match request.WhichOneof("input"):
         case "prompt":
@@ -277,33 +211,3 @@ def _prompt(request: generation_service_pb2.GenerateRequest) -> str | Chat | lis
             return tuple((m.role, m.content) for m in request.chat.messages)
         case _:
             return list(request.token_ids.ids)
-
-
-def _sampling(
-    sampling: sampling_pb2.SamplingParams, checkpoint: GenerationDefaults
-) -> SamplingParams:
-    """Unset fields from a checkpoint that samples, else greedy, unfiltered; no seed: draws one.
-
-    An unset repetition penalty is the checkpoint's in either case, as in transformers.
-    """
-    defaults = checkpoint if checkpoint.do_sample else _GREEDY
-    top_k = sampling.top_k if sampling.HasField("top_k") else defaults.top_k
-    return SamplingParams(
-        temperature=(
-            sampling.temperature if sampling.HasField("temperature") else defaults.temperature
-        ),
-        # More than any vocabulary holds changes nothing, and the engine counts in 31 bits.
-        top_k=min(top_k, MAX_TOP_K),
-        top_p=sampling.top_p if sampling.HasField("top_p") else defaults.top_p,
-        seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),
-        min_p=sampling.min_p if sampling.HasField("min_p") else defaults.min_p,
-        typical_p=sampling.typical_p if sampling.HasField("typical_p") else defaults.typical_p,
-        repetition_penalty=(
-            sampling.repetition_penalty
-            if sampling.HasField("repetition_penalty")
-            else checkpoint.repetition_penalty
-        ),
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logit_bias=dict(sampling.logit_bias),
-    )

@@ -10,7 +10,15 @@ from contextlib import aclosing, contextmanager
 import grpc.aio
 
 from phi3svc.engine.async_engine import EngineClient
-from phi3svc.engine.events import Completed, Delta, Finished, Started, TextEvent
+from phi3svc.engine.events import (
+    Completed,
+    Delta,
+    Finished,
+    PromptLogprobs,
+    Started,
+    TextEvent,
+    TopLogprobs,
+)
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.text_stream import generate_text
 from phi3svc.errors import AlreadyExists
@@ -74,6 +82,9 @@ class GenerationServicer(
             priority=call.priority,
             deadline_s=caller.deadline_s,
             min_new_tokens=call.min_new_tokens,
+            n=call.num_sequences,
+            num_top_logprobs=call.num_top_logprobs,
+            want_prompt_logprobs=call.wants_prompt_logprobs,
         )
 
     @contextmanager
@@ -93,7 +104,8 @@ async def _responses(
 ) -> AsyncGenerator[generation_service_pb2.GenerateResponse, None]:
     """Numbers the events; those with nothing the caller asked for are left out.
 
-    Coalescing is a pause after each delta: a delta has all that came since the one before.
+    Coalescing is a pause after what came together, if that ends in a delta: the next ones will have
+    all that came meanwhile.
     """
     seq = 0
     async for event in events:
@@ -101,12 +113,13 @@ async def _responses(
             continue
         yield _to_response(seq, event, call)
         seq += 1
-        if call.coalesce_ms and isinstance(event, Delta) and not event.is_last:
+        if call.coalesce_ms and isinstance(event, Delta) and not event.has_more:
             await asyncio.sleep(call.coalesce_ms / 1000)
 
 
 def _is_empty(delta: Delta, call: GenerateCall) -> bool:
-    return not (delta.text or call.wants_token_ids or call.wants_logprobs)
+    wants_more = call.wants_token_ids or call.wants_logprobs or call.num_top_logprobs
+    return not (delta.text or wants_more)
 
 
 def _to_response(
@@ -115,11 +128,13 @@ def _to_response(
     response = generation_service_pb2.GenerateResponse(seq=seq)
     match event:
         case Delta():
+            response.delta.index = event.index
             response.delta.text = event.text
             if call.wants_token_ids:
                 response.delta.token_ids.extend(event.token_ids)
             if call.wants_logprobs:
                 response.delta.logprobs.extend(event.logprobs)
+            response.delta.top_logprobs.extend(map(_to_top, event.top))
             # An all-default message must still be the chosen one of the oneof.
             response.delta.SetInParent()
         case Started():
@@ -128,7 +143,12 @@ def _to_response(
             response.started.seed = event.seed
             response.started.prompt_token_count = event.prompt_token_count
             response.started.cached_prompt_token_count = event.cached_prompt_token_count
+        case PromptLogprobs():
+            response.prompt_logprobs.start = event.start
+            response.prompt_logprobs.logprobs.extend(event.logprobs)
+            response.prompt_logprobs.top_logprobs.extend(map(_to_top, event.top))
         case Finished():
+            response.finished.index = event.index
             response.finished.reason = _REASONS[event.reason]
             response.finished.stop_string = event.stop_string or ""
             response.finished.token_count = event.token_count
@@ -137,7 +157,13 @@ def _to_response(
             usage, timings = response.completed.usage, response.completed.timings
             usage.prompt_token_count = event.prompt_token_count
             usage.generated_token_count = event.completion_token_count
+            usage.drafted_token_count = event.drafted_token_count
+            usage.accepted_token_count = event.accepted_token_count
             timings.queue_wait_ms = event.queue_s * 1000
             timings.time_to_first_token_ms = event.first_token_s * 1000
             timings.total_ms = event.total_s * 1000
     return response
+
+
+def _to_top(top: TopLogprobs) -> generation_service_pb2.TopLogprobs:
+    return generation_service_pb2.TopLogprobs(token_ids=top.token_ids, logprobs=top.logprobs)

@@ -30,10 +30,15 @@ class Detokenizer:
     depend on how many came before.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop_strings: Sequence[str] | StopStrings = ()
+    ) -> None:
+        """stop_strings: as `StopStrings` where several texts share them."""
         self._tokenizer = tokenizer
         self._decoder = tokenizer.new_decoder()
-        self._matcher = StopMatcher(StopStrings(stop_strings)) if stop_strings else None
+        if not isinstance(stop_strings, StopStrings):
+            stop_strings = StopStrings(stop_strings)
+        self._matcher = StopMatcher(stop_strings) if stop_strings else None
         self._is_stopped = False
 
     def push(self, ids: Iterable[int]) -> DetokenizerOutput:

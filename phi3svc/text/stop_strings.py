@@ -36,6 +36,10 @@ class StopStrings:
                     child.stop_string = child.stop_string or child.fallback.stop_string
                 queue.append(child)
 
+    def __bool__(self) -> bool:
+        """False if there is nothing to look for."""
+        return bool(self.root.children)
+
     def step(self, node: _Node, char: str) -> _Node:
         """The longest prefix of a stop string that the text ends with after `char`."""
         while char not in node.children:

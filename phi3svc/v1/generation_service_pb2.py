@@ -26,35 +26,39 @@ from phi3svc.v1 import chat_pb2 as phi3svc_dot_v1_dot_chat__pb2
 from phi3svc.v1 import sampling_pb2 as phi3svc_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#phi3svc/v1/generation_service.proto\x12\nphi3svc.v1\x1a\x15phi3svc/v1/chat.proto\x1a\x19phi3svc/v1/sampling.proto\"\xc8\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x15.phi3svc.v1.ChatInputH\x00\x12)\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x14.phi3svc.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.phi3svc.v1.SamplingParams\x12&\n\x04stop\x18\x07 \x01(\x0b\x32\x18.phi3svc.v1.StopCriteria\x12)\n\x06output\x18\x08 \x01(\x0b\x32\x19.phi3svc.v1.OutputOptions\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x12\n\ncache_salt\x18\x0c \x01(\tB\x07\n\x05input\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"I\n\rOutputOptions\x12\x10\n\x08logprobs\x18\x01 \x01(\x08\x12\x11\n\ttoken_ids\x18\x03 \x01(\x08\x12\x13\n\x0b\x63oalesce_ms\x18\x05 \x01(\r\"\xca\x01\n\x10GenerateResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12&\n\x07started\x18\x02 \x01(\x0b\x32\x13.phi3svc.v1.StartedH\x00\x12\"\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x11.phi3svc.v1.DeltaH\x00\x12(\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x14.phi3svc.v1.FinishedH\x00\x12*\n\tcompleted\x18\x05 \x01(\x0b\x32\x15.phi3svc.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"y\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\r\x12!\n\x19\x63\x61\x63hed_prompt_token_count\x18\x05 \x01(\r\"I\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\"}\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.phi3svc.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"S\n\tCompleted\x12 \n\x05usage\x18\x01 \x01(\x0b\x32\x11.phi3svc.v1.Usage\x12$\n\x07timings\x18\x02 \x01(\x0b\x32\x13.phi3svc.v1.Timings\"B\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\r\x12\x1d\n\x15generated_token_count\x18\x02 \x01(\r\"R\n\x07Timings\x12\x15\n\rqueue_wait_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01*\x84\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x32\\\n\x11GenerationService\x12G\n\x08Generate\x12\x1b.phi3svc.v1.GenerateRequest\x1a\x1c.phi3svc.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#phi3svc/v1/generation_service.proto\x12\nphi3svc.v1\x1a\x15phi3svc/v1/chat.proto\x1a\x19phi3svc/v1/sampling.proto\"\xc8\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x15.phi3svc.v1.ChatInputH\x00\x12)\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x14.phi3svc.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.phi3svc.v1.SamplingParams\x12&\n\x04stop\x18\x07 \x01(\x0b\x32\x18.phi3svc.v1.StopCriteria\x12)\n\x06output\x18\x08 \x01(\x0b\x32\x19.phi3svc.v1.OutputOptions\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x12\n\ncache_salt\x18\x0c \x01(\tB\x07\n\x05input\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"x\n\rOutputOptions\x12\x10\n\x08logprobs\x18\x01 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x01(\x08\x12\x17\n\x0fprompt_logprobs\x18\x04 \x01(\x08\x12\x13\n\x0b\x63oalesce_ms\x18\x05 \x01(\r\"\x81\x02\n\x10GenerateResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12&\n\x07started\x18\x02 \x01(\x0b\x32\x13.phi3svc.v1.StartedH\x00\x12\"\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x11.phi3svc.v1.DeltaH\x00\x12(\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x14.phi3svc.v1.FinishedH\x00\x12*\n\tcompleted\x18\x05 \x01(\x0b\x32\x15.phi3svc.v1.CompletedH\x00\x12\x35\n\x0fprompt_logprobs\x18\x06 \x01(\x0b\x32\x1a.phi3svc.v1.PromptLogprobsH\x00\x42\x07\n\x05\x65vent\"y\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\r\x12!\n\x19\x63\x61\x63hed_prompt_token_count\x18\x05 \x01(\r\"x\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12-\n\x0ctop_logprobs\x18\x05 \x03(\x0b\x32\x17.phi3svc.v1.TopLogprobs\"2\n\x0bTopLogprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"`\n\x0ePromptLogprobs\x12\r\n\x05start\x18\x01 \x01(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12-\n\x0ctop_logprobs\x18\x03 \x03(\x0b\x32\x17.phi3svc.v1.TopLogprobs\"}\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.phi3svc.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\"S\n\tCompleted\x12 \n\x05usage\x18\x01 \x01(\x0b\x32\x11.phi3svc.v1.Usage\x12$\n\x07timings\x18\x02 \x01(\x0b\x32\x13.phi3svc.v1.Timings\"}\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\r\x12\x1d\n\x15generated_token_count\x18\x02 \x01(\r\x12\x1b\n\x13\x64rafted_token_count\x18\x03 \x01(\r\x12\x1c\n\x14\x61\x63\x63\x65pted_token_count\x18\x04 \x01(\r\"R\n\x07Timings\x12\x15\n\rqueue_wait_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01*\x84\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x32\\\n\x11GenerationService\x12G\n\x08Generate\x12\x1b.phi3svc.v1.GenerateRequest\x1a\x1c.phi3svc.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phi3svc.v1.generation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1300
-  _globals['_FINISHREASON']._serialized_end=1432
+  _globals['_FINISHREASON']._serialized_start=1658
+  _globals['_FINISHREASON']._serialized_end=1790
   _globals['_GENERATEREQUEST']._serialized_start=102
   _globals['_GENERATEREQUEST']._serialized_end=430
   _globals['_TOKENIDS']._serialized_start=432
   _globals['_TOKENIDS']._serialized_end=455
   _globals['_OUTPUTOPTIONS']._serialized_start=457
-  _globals['_OUTPUTOPTIONS']._serialized_end=530
-  _globals['_GENERATERESPONSE']._serialized_start=533
-  _globals['_GENERATERESPONSE']._serialized_end=735
-  _globals['_STARTED']._serialized_start=737
-  _globals['_STARTED']._serialized_end=858
-  _globals['_DELTA']._serialized_start=860
-  _globals['_DELTA']._serialized_end=933
-  _globals['_FINISHED']._serialized_start=935
-  _globals['_FINISHED']._serialized_end=1060
-  _globals['_COMPLETED']._serialized_start=1062
-  _globals['_COMPLETED']._serialized_end=1145
-  _globals['_USAGE']._serialized_start=1147
-  _globals['_USAGE']._serialized_end=1213
-  _globals['_TIMINGS']._serialized_start=1215
-  _globals['_TIMINGS']._serialized_end=1297
-  _globals['_GENERATIONSERVICE']._serialized_start=1434
-  _globals['_GENERATIONSERVICE']._serialized_end=1526
+  _globals['_OUTPUTOPTIONS']._serialized_end=577
+  _globals['_GENERATERESPONSE']._serialized_start=580
+  _globals['_GENERATERESPONSE']._serialized_end=837
+  _globals['_STARTED']._serialized_start=839
+  _globals['_STARTED']._serialized_end=960
+  _globals['_DELTA']._serialized_start=962
+  _globals['_DELTA']._serialized_end=1082
+  _globals['_TOPLOGPROBS']._serialized_start=1084
+  _globals['_TOPLOGPROBS']._serialized_end=1134
+  _globals['_PROMPTLOGPROBS']._serialized_start=1136
+  _globals['_PROMPTLOGPROBS']._serialized_end=1232
+  _globals['_FINISHED']._serialized_start=1234
+  _globals['_FINISHED']._serialized_end=1359
+  _globals['_COMPLETED']._serialized_start=1361
+  _globals['_COMPLETED']._serialized_end=1444
+  _globals['_USAGE']._serialized_start=1446
+  _globals['_USAGE']._serialized_end=1571
+  _globals['_TIMINGS']._serialized_start=1573
+  _globals['_TIMINGS']._serialized_end=1655
+  _globals['_GENERATIONSERVICE']._serialized_start=1792
+  _globals['_GENERATIONSERVICE']._serialized_end=1884
 # @@protoc_insertion_point(module_scope)

@@ -49,8 +49,9 @@ class GenerationServiceServicer(object):
     def Generate(self, request, context):
         """Generates an answer and streams it while it is made.
 
-        The stream is: one `started`; then any number of `delta`; one `finished` per sequence, after
-        the last delta of that sequence; one `completed`, always last. A stream that ends without
+        The stream is: one `started`; any number of `prompt_logprobs` if asked for; then any number of
+        `delta`, those of several sequences in any order among each other; one `finished` per sequence,
+        after the last delta of that sequence; one `completed`, always last. A stream that ends without
         `completed` did not succeed, and its status says why. Cancelling the call, or its deadline
         passing, stops the work and frees its memory at once.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.async_engine import EngineBase, ModelInfo, ProgressCallback
-from phi3svc.engine.events import FinishReason, Timings, TokenEvent
+from phi3svc.engine.events import FinishReason, PromptEvent, Timings, TokenEvent, TopLogprobs
 from phi3svc.engine.request import GenerateRequest, Request
 
 
@@ -28,12 +28,25 @@ class ScriptedEngine(EngineBase):
     def num_open(self) -> int:
         return len(self._streams)
 
-    def say(self, token_ids: list[int], finish: FinishReason | None = None) -> None:
+    def say(self, token_ids: list[int], finish: FinishReason | None = None, index: int = 0) -> None:
+        """Each sequence has had 10 tokens guessed for it, as many of them right as its index."""
         request = self.submitted[-1]
         assert isinstance(request, GenerateRequest)
-        timings = Timings(0.25, 0.5, 1.0)
+        timings = Timings(0.25, 0.5, 1.0, drafted_token_count=10, accepted_token_count=index)
         logprobs = [-0.01 * token_id for token_id in token_ids]
-        self._dispatch([TokenEvent(request.request_id, token_ids, logprobs, finish, timings)])
+        top = [top_of(i, request.num_top_logprobs) for i in token_ids if request.num_top_logprobs]
+        self._dispatch(
+            [TokenEvent(request.request_id, token_ids, logprobs, finish, timings, index, top)]
+        )
+
+    def tell_prompt(self, start: int, end: int) -> None:
+        """Log probabilities of the prompt's tokens `start .. end`."""
+        request = self.submitted[-1]
+        assert isinstance(request, GenerateRequest)
+        token_ids = request.prompt_ids[start:end]
+        logprobs = [-0.01 * token_id for token_id in token_ids]
+        top = [top_of(i, request.num_top_logprobs) for i in token_ids if request.num_top_logprobs]
+        self._dispatch([PromptEvent(request.request_id, start, logprobs, top)])
 
     def _submit(self, request: Request) -> None:
         self.submitted.append(request)
@@ -43,6 +56,11 @@ class ScriptedEngine(EngineBase):
             self.stopped.append(index)
             return
         self.cancelled.append(request_id)
+
+
+def top_of(token_id: int, num_tokens: int) -> TopLogprobs:
+    """What the script has for a place where this token came."""
+    return TopLogprobs([token_id + i for i in range(num_tokens)], [-0.5] * num_tokens)
 
 
 def make_info(config: Phi3Config, **changes: object) -> ModelInfo:

@@ -21,7 +21,14 @@ from phi3svc.engine.async_engine import (
     ModelInfo,
     ProgressCallback,
 )
-from phi3svc.engine.events import FinishReason, ScoresEvent, Timings, TokenEvent
+from phi3svc.engine.events import (
+    FinishReason,
+    PromptEvent,
+    ScoresEvent,
+    Timings,
+    TokenEvent,
+    TopLogprobs,
+)
 from phi3svc.engine.request import ClassifyRequest, GenerateRequest, Request
 
 SPECIAL = ("<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>", "<|system|>")
@@ -29,7 +36,13 @@ CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n", "é"]
 VOCAB = {token: i for i, token in enumerate([*SPECIAL, *CHARACTERS])}
 EOS_ID = VOCAB["<|endoftext|>"]
 CONTEXT_LEN = 64
-TIMINGS = Timings(queue_s=0.001, first_token_s=0.002, total_s=0.003)
+TIMINGS = Timings(
+    queue_s=0.001,
+    first_token_s=0.002,
+    total_s=0.003,
+    drafted_token_count=4,
+    accepted_token_count=3,
+)
 SENTIMENT_LABELS = ("negative", "neutral", "positive")
 ENTITY_LABELS = ("O", "B-NAME", "I-NAME")
 
@@ -39,6 +52,14 @@ Script = Callable[["FakeEngine", Request], Awaitable[None]]
 def ids_of(text: str) -> list[int]:
     """One token per character."""
     return [VOCAB[character] for character in text]
+
+
+def top_of(ids: list[int], num_tokens: int) -> list[TopLogprobs]:
+    """The token itself and its neighbours, for each of them."""
+    if not num_tokens:
+        return []
+    logprobs = [-0.5 * (1 + i) for i in range(num_tokens)]
+    return [TopLogprobs([token_id + i for i in range(num_tokens)], logprobs) for token_id in ids]
 
 
 class FakeEngine(EngineBase):
@@ -74,12 +95,23 @@ class FakeEngine(EngineBase):
             task.cancel()
         self._stop_serving(message)
 
-    def say(self, request: Request, text: str, finish: FinishReason | None = None) -> None:
+    def say(
+        self, request: Request, text: str, finish: FinishReason | None = None, index: int = 0
+    ) -> None:
         """Emits a token per character, and eos behind them for finish `stop_token`."""
+        assert isinstance(request, GenerateRequest)
         ids = ids_of(text) + ([EOS_ID] if finish == "stop_token" else [])
-        logprobs = [-0.5] * len(ids) if getattr(request, "want_logprobs", False) else []
+        logprobs = [-0.5] * len(ids) if request.want_logprobs else []
         timings = TIMINGS if finish else None
-        self._dispatch([TokenEvent(request.request_id, ids, logprobs, finish, timings)])
+        top = top_of(ids, request.num_top_logprobs)
+        self._dispatch([TokenEvent(request.request_id, ids, logprobs, finish, timings, index, top)])
+
+    def tell_prompt(self, request: GenerateRequest, start: int, end: int) -> None:
+        """Emits log probabilities of the prompt's tokens `start .. end`."""
+        ids = request.prompt_ids[start:end]
+        top = top_of(ids, request.num_top_logprobs)
+        logprobs = [-0.25 * position for position in range(start, end)]
+        self._dispatch([PromptEvent(request.request_id, start, logprobs, top)])
 
     def score(self, request: Request, scores: list[list[float]]) -> None:
         self._dispatch([ScoresEvent(request.request_id, scores, TIMINGS)])
@@ -97,7 +129,7 @@ class FakeEngine(EngineBase):
 
 
 async def echo(engine: FakeEngine, request: Request) -> None:
-    """Repeats the prompt token by token; scores letters by case."""
+    """Repeats the prompt token by token, in each sequence; scores letters by case."""
     if isinstance(request, GenerateRequest):
         await _echo_tokens(engine, request)
     else:
@@ -106,12 +138,19 @@ async def echo(engine: FakeEngine, request: Request) -> None:
 
 async def _echo_tokens(engine: FakeEngine, request: GenerateRequest) -> None:
     text = "".join(character for character in map(_character, request.prompt_ids) if character)
+    if request.want_prompt_logprobs:
+        num_tokens = len(request.prompt_ids)
+        for start in range(1, num_tokens, 2):
+            engine.tell_prompt(request, start, min(start + 2, num_tokens))
+            await asyncio.sleep(0)
     for character in text[: request.max_new_tokens]:
         await asyncio.sleep(0)
-        engine.say(request, character)
+        for index in range(request.n):
+            engine.say(request, character, index=index)
     has_room = len(text) < request.max_new_tokens
     stops = has_room and EOS_ID in request.stop_token_ids
-    engine.say(request, "", "stop_token" if stops else "length")
+    for index in range(request.n):
+        engine.say(request, "", "stop_token" if stops else "length", index)
 
 
 def _score(request: ClassifyRequest) -> list[list[float]]:

@@ -48,18 +48,24 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
         presence_penalty=-0.5,
         frequency_penalty=0.75,
         logit_bias={3: 1.5, 4: -100.0},
+        n=2,
         max_new_tokens=4,
         min_new_tokens=2,
         stop=["d"],
         stop_token_ids=[VOCAB["z"]],
         ignore_eos=True,
+        top_logprobs=20,
+        wants_prompt_logprobs=True,
         coalesce_ms=1,
         cache_salt="a salt",
         priority=-100,
         timeout_s=60,
     )
-    text = "".join([event.text async for event in stream if isinstance(event, Delta)])
-    assert text == "abc"
+    texts = ["", ""]
+    async for event in stream:
+        if isinstance(event, Delta):
+            texts[event.index] += event.text
+    assert texts == ["abc", "abc"]
     request = last_request(harness)
     assert request.prompt_ids == ids_of("abcdef")
     sampling = request.sampling
@@ -70,6 +76,7 @@ async def test_every_option_reaches_the_engine(harness: Harness) -> None:
     assert (sampling.frequency_penalty, request.min_new_tokens) == (0.75, 2)
     assert sampling.logit_bias == {3: 1.5, 4: -100.0}
     assert request.stop_token_ids == [VOCAB["z"]]
+    assert (request.n, request.num_top_logprobs, request.want_prompt_logprobs) == (2, 20, True)
     assert (request.cache_salt, request.tenant, request.priority) == ("a salt", "", -100)
     assert request.deadline_s is not None
     # gRPC rounds a timeout up on its way.

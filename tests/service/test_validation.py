@@ -81,6 +81,10 @@ BAD_GENERATE: list[tuple[dict[str, Any], str]] = [
     ({"stop": {"strings": ["a" * 257]}}, "stop.strings[0]"),
     ({"stop": {"token_ids": [1] * 257}}, "stop.token_ids"),
     ({"stop": {"token_ids": [V]}}, "stop.token_ids[0]"),
+    ({"sampling": {"n": 0}}, "sampling.n"),
+    ({"sampling": {"n": 65}}, "sampling.n"),
+    ({"sampling": {"n": 2**32 - 1}}, "sampling.n"),
+    ({"output": {"top_logprobs": 21}}, "output.top_logprobs"),
     ({"output": {"coalesce_ms": 10_001}}, "output.coalesce_ms"),
 ]
 
@@ -115,6 +119,9 @@ GOOD_GENERATE: list[dict[str, Any]] = [
     {"stop": {"strings": ["q" * 256]}},
     {"stop": {"token_ids": [V - 1] * 256}},
     {"output": {"coalesce_ms": 1, "logprobs": True, "token_ids": True}},
+    {"sampling": {"n": 1}},
+    {"sampling": {"n": 64}},
+    {"output": {"top_logprobs": 20, "prompt_logprobs": True}},
 ]
 
 BAD_TEXTS: list[tuple[dict[str, Any], str]] = [
@@ -193,10 +200,11 @@ async def test_generate_reports_all_violations_with_value_and_range(harness: Har
             "repetition_penalty": 0,
             "presence_penalty": 3,
             "frequency_penalty": 4,
-            "logit_bias": {2: 101.0, V: 0.0},
+            "logit_bias": {V: 0.0},
+            "n": 100,
         },
         "stop": {"max_new_tokens": 0, "strings": [""], "token_ids": [V]},
-        "output": {"coalesce_ms": 20_000},
+        "output": {"coalesce_ms": 20_000, "top_logprobs": 30},
     }
     violations = await violations_of(harness.generation.Generate(generate_request(overrides)))
     assert violations == {
@@ -209,11 +217,12 @@ async def test_generate_reports_all_violations_with_value_and_range(harness: Har
         "sampling.repetition_penalty": "0, must be 0.01 to 100",
         "sampling.presence_penalty": "3, must be -2 to 2",
         "sampling.frequency_penalty": "4, must be -2 to 2",
-        "sampling.logit_bias[2]": "101, must be -100 to 100",
         f"sampling.logit_bias[{V}]": f"token {V}, must be 0 to {V - 1}",
         "stop.max_new_tokens": f"0, must be 1 to {CONTEXT_LEN - 1}",
         "stop.strings[0]": "0 characters, must be 1 to 256",
         "stop.token_ids[0]": f"{V}, must be 0 to {V - 1}",
+        "sampling.n": "100, must be 1 to 64",
+        "output.top_logprobs": "30, must be 0 to 20",
         "output.coalesce_ms": "20000, must be 0 to 10000",
     }
 
