@@ -51,6 +51,7 @@ __all__ = [
     "kv_cache_shapes",
     "linear",
     "lm_head",
+    "logprobs",
     "mlp",
     "num_threads",
     "pack_gate_up",
@@ -343,6 +344,26 @@ def sample(
         **{} if penalties is None else _penalty_arguments(penalties),
         **{} if biases is None else _bias_arguments(biases),
     )
+
+
+def logprobs(
+    logits: Tensor,
+    token_ids: Tensor,
+    out_logprobs: Tensor,
+    out_top_ids: Tensor,
+    out_top_logprobs: Tensor,
+) -> None:
+    """Log softmax of the logits at a given token of each row, and at its k likeliest tokens.
+
+    The given token's is to the bit what `sample` reports when it draws that token. The likeliest
+    come by falling logit, of equal ones the lower id first.
+
+    logits: float32 [n, V]; token_ids: int32 [n], each in 0..V-1; out_logprobs: float32 [n];
+    out_top_ids: int32 [n, k], 0 <= k <= V; out_top_logprobs: float32 [n, k]. A logit of -inf has
+    logprob -inf. A row without a finite logit, or with a NaN or +inf in it, gets ids -1 and
+    logprobs NaN.
+    """
+    _core.logprobs(logits, token_ids, out_logprobs, out_top_ids, out_top_logprobs)
 
 
 def _penalty_arguments(penalties: Penalties) -> dict[str, Tensor]:

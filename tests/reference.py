@@ -240,6 +240,17 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, u: floa
     return int(torch.searchsorted(cumulative, u * cumulative[-1], right=True))
 
 
+def logprobs(logits: Tensor, token_ids: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log softmax of the rows [n, V] at `token_ids`, float64 [n]; ids and values of the k largest.
+
+    Of equal logits the lower id comes first: ids int32 [n, k], values float64 [n, k].
+    """
+    values = logits.double().log_softmax(-1)
+    top_ids = logits.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    of_tokens = values.gather(1, token_ids.long()[:, None])[:, 0]
+    return of_tokens, top_ids.int(), values.gather(1, top_ids)
+
+
 # Steps -------------------------------------------------------------------------------------------
 
 

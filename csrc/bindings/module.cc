@@ -5,4 +5,5 @@ PYBIND11_MODULE(_core, module) {
   phi3::bindings::register_errors(module);
   phi3::bindings::register_ops(module);
   phi3::bindings::register_runtime(module);
+  phi3::bindings::register_sampling(module);
 }

@@ -168,4 +168,15 @@ struct SampleParams {
   std::int64_t num_rows, vocab_size;
 };
 
+struct LogprobsParams {
+  const float* logits;  // [n, V]
+  std::int64_t logits_stride;
+  const std::int32_t* token_ids;  // [n]
+  float* out_logprobs;            // [n]
+  std::int32_t* out_top_ids;      // [n, k]
+  float* out_top_logprobs;        // [n, k]
+  std::int64_t num_rows, vocab_size;
+  std::int64_t num_top;  // k
+};
+
 }  // namespace phi3

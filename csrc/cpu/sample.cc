@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "cpu/cpu.h"
 #include "cpu/isa.h"
+#include "cpu/log_softmax.h"
 #include "cpu/parallel.h"
 #include "cpu/philox.h"
 #include "cpu/token_filters.h"
@@ -268,9 +269,8 @@ void sample_row(const Kernels& isa, const SampleParams& params, std::int64_t row
     return;
   }
   const std::int64_t token = choose(isa, params, row, logits, max, scratch);
-  const double sum = isa.exp_sum(raw, raw_max, 1.0F, nullptr, params.vocab_size);
   params.out_ids[row] = static_cast<std::int32_t>(token);
-  params.out_logprobs[row] = static_cast<float>(double{raw[token]} - raw_max - std::log(sum));
+  params.out_logprobs[row] = LogSoftmax(isa, raw, raw_max, params.vocab_size)(raw[token]);
 }
 
 }  // namespace

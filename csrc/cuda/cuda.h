@@ -16,6 +16,7 @@ void qkv_rope(const QkvRopeParams& params);
 void attention(const AttentionParams& params);
 void mlp(const MlpParams& params);
 void head(const HeadParams& params);
+void logprobs(const LogprobsParams& params);
 void sample(const SampleParams& params);
 
 }  // namespace phi3::cuda

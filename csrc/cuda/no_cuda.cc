@@ -22,6 +22,7 @@ void qkv_rope(const QkvRopeParams&) { absent("qkv_rope"); }
 void attention(const AttentionParams&) { absent("attention"); }
 void mlp(const MlpParams&) { absent("mlp"); }
 void head(const HeadParams& params) { absent(params.op); }
+void logprobs(const LogprobsParams&) { absent("logprobs"); }
 void sample(const SampleParams&) { absent("sample"); }
 
 }  // namespace phi3::cuda

@@ -91,20 +91,19 @@ class Runner:
         ]
         nums_top = [_num_top(chunk) for chunk in chunks for _ in chunk.prompt_rows]
         logprobs: list[float] = []
-        top: list[TopLogprobs] = []
+        top: list[TopLogprobs | None] = []
         for start in range(0, len(rows), _PROMPT_LOGITS_ROWS):
             part = slice(start, start + _PROMPT_LOGITS_ROWS)
             logits = self._network.logits(h, int32_tensor(rows[part]))
-            found, best = token_logprobs(logits, int32_tensor(next_ids[part]), nums_top[part])
-            logprobs += found
+            of_next, best = token_logprobs(logits, int32_tensor(next_ids[part]), nums_top[part])
+            logprobs += of_next
             top += best
         prompts = []
         start = 0
         for chunk in chunks:
             end = start + len(chunk.prompt_rows)
-            prompts.append(
-                PromptLogprobs(logprobs[start:end], top[start:end] if _num_top(chunk) else [])
-            )
+            best_of = [row for row in top[start:end] if row is not None]
+            prompts.append(PromptLogprobs(logprobs[start:end], best_of))
             start = end
         return prompts
 

@@ -11,11 +11,11 @@ from phi3svc.engine.events import TopLogprobs
 
 def token_logprobs(
     logits: Tensor, token_ids: Tensor, nums_top: list[int]
-) -> tuple[list[float], list[TopLogprobs]]:
+) -> tuple[list[float], list[TopLogprobs | None]]:
     """Of each row of `logits`, float32 [n, V]: that of its token, and of its likeliest tokens.
 
     token_ids: int32 [n]; -1, for a row that is broken, gives NaN. nums_top: how many of the
-    likeliest each row wants; more than the vocabulary has are all of it.
+    likeliest each row wants, 0 for None; more than the vocabulary has are all of it.
     """
     num_rows, vocab_size = logits.shape
     num_top = min(max(nums_top, default=0), vocab_size)
@@ -24,7 +24,7 @@ def token_logprobs(
     top_logprobs = torch.empty(num_rows, num_top, dtype=torch.float32)
     ops.logprobs(logits, token_ids.clamp(min=0), logprobs, top_ids, top_logprobs)
     top = [
-        TopLogprobs(ids[:wanted], values[:wanted])
+        TopLogprobs(ids[:wanted], values[:wanted]) if wanted else None
         for ids, values, wanted in zip(
             top_ids.tolist(), top_logprobs.tolist(), nums_top, strict=True
         )

@@ -9,6 +9,7 @@
 #include "ops/embedding.h"
 #include "ops/head.h"
 #include "ops/linear.h"
+#include "ops/logprobs.h"
 #include "ops/mlp.h"
 #include "ops/pack.h"
 #include "ops/rms_norm.h"
@@ -237,5 +238,37 @@ TEST(sample_draws_what_top_p_keeps_and_fails_only_rows_without_a_choice) {
       }
     }
     EXPECT(highest > 150);  // 61 draws from 200
+  }
+}
+
+TEST(logprobs_orders_the_top_and_fails_only_rows_without_a_distribution) {
+  for (const std::string& isa : phi3::cpu::available_isas()) {
+    phi3::cpu::set_isa(isa);
+    constexpr std::int64_t num_rows = 64, vocab = 1000, k = 3;
+    auto logits = Tensor<float>::filled({num_rows, vocab}, 0.0F);
+    logits[1 * vocab + 999] = kNan;
+    for (std::int64_t row = 2; row < num_rows; ++row) logits[row * vocab + 500 + row] = 1.0F;
+    const auto token_ids = Tensor<std::int32_t>::filled({num_rows}, vocab - 1);
+    Tensor<float> logprobs({num_rows});
+    Tensor<std::int32_t> top_ids({num_rows, k});
+    Tensor<float> top_logprobs({num_rows, k});
+    ops::logprobs(logits, token_ids, logprobs, top_ids, top_logprobs);
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      const std::int32_t* top = &top_ids[row * k];
+      if (row == 1) {
+        EXPECT(std::isnan(logprobs[row]));
+        for (std::int64_t i = 0; i < k; ++i) EXPECT_EQ(top[i], -1);
+        continue;
+      }
+      const double total = row == 0 ? 1000.0 : 999.0 + std::exp(1.0);
+      EXPECT(is_close(logprobs[row], -std::log(total), 1e-5));
+      EXPECT_EQ(top[0], row == 0 ? 0 : 500 + row);
+      EXPECT_EQ(top[1], row == 0 ? 1 : 0);
+      EXPECT_EQ(top[2], row == 0 ? 2 : 1);
+      EXPECT(is_close(top_logprobs[row * k], (row == 0 ? 0.0 : 1.0) - std::log(total), 1e-5));
+    }
+    const auto padding = Tensor<std::int32_t>::filled({num_rows}, vocab);
+    EXPECT_ERROR(ops::logprobs(logits, padding, logprobs, top_ids, top_logprobs),
+                 "logprobs: token_ids[0] is 1000, expected 0..999");
   }
 }

@@ -232,6 +232,18 @@ def sample(dtype: torch.dtype) -> RowOp:
     return RowOp((4 * randn(NUM_ROWS, 1501, dtype=dtype).float(), *settings), apply)
 
 
+def logprobs(dtype: torch.dtype) -> RowOp:
+    def apply(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+        of_tokens = guarded(len(logits), dtype=torch.float32)
+        top_ids = poisoned(len(logits), 20, dtype=torch.int32)
+        of_top = guarded(len(logits), 20, dtype=torch.float32)
+        ops.logprobs(logits, token_ids, of_tokens, top_ids, of_top)
+        return of_tokens, top_ids, of_top
+
+    logits = 4 * randn(NUM_ROWS, 1501, dtype=dtype).float()
+    return RowOp((logits, torch.randint(1501, (NUM_ROWS,), dtype=torch.int32)), apply)
+
+
 OPS = [
     embedding,
     rms_norm,
@@ -244,6 +256,7 @@ OPS = [
     qkv_rope,
     attention_decode,
     sample,
+    logprobs,
 ]
 
 

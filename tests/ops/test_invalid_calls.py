@@ -129,6 +129,13 @@ VALID: dict[str, Callable[[], Call]] = {
         "bias_ids": i32(0, V - 1),
         "bias_values": torch.tensor([1.0, -math.inf]),
     },
+    "logprobs": lambda: {
+        "logits": randn(3, V),
+        "token_ids": i32(0, V - 1, 5),
+        "out_logprobs": randn(3),
+        "out_top_ids": i32(*range(12)).reshape(3, 4),
+        "out_top_logprobs": randn(3, 4),
+    },
 }
 
 # Dims that nothing else depends on: one more is as valid.
@@ -140,6 +147,7 @@ FREE_DIMS = {
     ("lm_head", "h", 0),
     ("classify_head", "h", 0),
     ("sample", "logits", 1),
+    ("logprobs", "logits", 1),
 }
 
 
@@ -299,6 +307,7 @@ INDEX_CASES: list[tuple[str, str, int | tuple[int, ...], float, str]] = [
     *(("sample", "bias_ids", 0, bad, "bias_ids[0]") for bad in (-1, V, BIG)),
     *(("sample", "bias_values", 0, bad, "bias_values[0]") for bad in (math.inf, math.nan)),
     ("sample", "positions", 1, -1, "positions[1]"),
+    *(("logprobs", "token_ids", 2, bad, "token_ids[2]") for bad in (-1, V, BIG, -BIG)),
 ]
 
 
