@@ -239,7 +239,9 @@ void detail::run_tasks(std::int64_t num_tasks,
   const DefaultFloatMode float_mode;
   if (num_shares > 1) {
     if (const PoolOwnership ownership; ownership) {
-      owned_pool().run(num_tasks, num_shares, fn, context);
+      Pool& owned = owned_pool();
+      // Someone may have asked for fewer threads since they were counted.
+      owned.run(num_tasks, std::min(num_shares, owned.num_threads()), fn, context);
       return;
     }
   }
