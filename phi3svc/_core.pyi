@@ -18,6 +18,8 @@ def qkv_rope(
     k_pages: Tensor,
     v_pages: Tensor,
     q_out: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> None: ...
 def attention(
     q: Tensor,
@@ -27,6 +29,8 @@ def attention(
     query_starts: Tensor,
     context_lens: Tensor,
     out: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
     *,
     window: int,
     scale: float,

@@ -49,6 +49,7 @@ __all__ = [
     "embedding",
     "isa",
     "kv_cache_shapes",
+    "kv_scales_shape",
     "linear",
     "lm_head",
     "logprobs",
@@ -115,13 +116,18 @@ def kv_cache_shapes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of one layer's K pages and V pages.
 
-    A K page is a packed panel of its 16 keys, as in `PackedLinear`: float32 [N, K, D, P], bfloat16
-    [N, K, D/2, P, 2]. A V page is plain: [N, K, P, D].
+    dtype is the model's, or int8. A K page is a packed panel of its 16 keys, as in `PackedLinear`:
+    float32 and int8 [N, K, D, P], bfloat16 [N, K, D/2, P, 2]. A V page is plain: [N, K, P, D].
     """
     values = (num_pages, num_kv_heads, PAGE_SIZE, head_dim)
-    if dtype == torch.float32:
-        return (num_pages, num_kv_heads, head_dim, PAGE_SIZE), values
-    return (num_pages, num_kv_heads, head_dim // 2, PAGE_SIZE, 2), values
+    if dtype == torch.bfloat16:
+        return (num_pages, num_kv_heads, head_dim // 2, PAGE_SIZE, 2), values
+    return (num_pages, num_kv_heads, head_dim, PAGE_SIZE), values
+
+
+def kv_scales_shape(num_pages: int, num_kv_heads: int) -> tuple[int, ...]:
+    """Shape of the float32 scales that one layer's int8 K pages, or V pages, have beside them."""
+    return (num_pages, num_kv_heads, PAGE_SIZE)
 
 
 def embedding(token_ids: Tensor, table: Tensor | PackedLinear, out: Tensor) -> None:
@@ -154,6 +160,8 @@ def qkv_rope(
     k_pages: Tensor,
     v_pages: Tensor,
     q_out: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> None:
     """Project q, k and v, rotate q and k, and write k and v into their pages.
 
@@ -166,8 +174,24 @@ def qkv_rope(
     rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin), LongRoPE's attention factor folded in;
     slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
     q_out: A [T, H, D].
+
+    With k_scales, v_scales (`kv_scales_shape`) pages are int8. Each head of k and v is quantized by
+    itself, from float32: scale = max|x| / 127, stored = round(x / scale), ties to even. Zeros have
+    scale 0; a head with a NaN or infinity has scale NaN, so that whoever reads it gets NaN.
     """
-    _core.qkv_rope(x, weight.data, positions, rope_sets, rope_table, slots, k_pages, v_pages, q_out)
+    _core.qkv_rope(
+        x,
+        weight.data,
+        positions,
+        rope_sets,
+        rope_table,
+        slots,
+        k_pages,
+        v_pages,
+        q_out,
+        k_scales,
+        v_scales,
+    )
 
 
 def attention(
@@ -180,6 +204,8 @@ def attention(
     window: int,
     scale: float,
     out: Tensor,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> None:
     """softmax(scale · q Kᵀ) V over the visible keys of each query's own sequence.
 
@@ -191,7 +217,7 @@ def attention(
     q: A [T, H, D]; k_pages, v_pages: see `kv_cache_shapes`; block_tables: int32 [B, M], page ids by
     position // P (entries of pages that no query sees may be anything); query_starts: int32 [B+1],
     rising from 0 to T; context_lens: int32 [B], keys of each sequence, these queries included;
-    out: A [T, H·D].
+    out: A [T, H·D]; k_scales, v_scales: with int8 pages, as `qkv_rope` wrote them.
     """
     _core.attention(
         q,
@@ -201,6 +227,8 @@ def attention(
         query_starts,
         context_lens,
         out,
+        k_scales,
+        v_scales,
         window=window,
         scale=scale,
     )

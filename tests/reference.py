@@ -109,6 +109,27 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Ten
     return torch.einsum("htn,nhd->thd", probabilities, v).flatten(1)
 
 
+# Int8 keys and values ----------------------------------------------------------------------------
+
+
+class Quantized(NamedTuple):
+    stored: Tensor  # int8 [..., D]
+    scales: Tensor  # float32 [...], one per head
+
+    def restored(self) -> Tensor:
+        """What the stored numbers stand for, float64."""
+        return self.stored.double() * self.scales.double()[..., None]
+
+
+def quantize(heads: Tensor) -> Quantized:
+    """float32 [..., D] → int8 and scales max|x| / 127; zeros have 0, what is not finite NaN."""
+    scales = heads.abs().amax(-1) / 127
+    ratio = (heads / scales[..., None]).round().clamp(-127, 127)  # ties to even
+    is_zero = (scales == 0) | ~scales.isfinite()
+    stored = torch.where(is_zero[..., None], 0.0, ratio).to(torch.int8)
+    return Quantized(stored, torch.where(scales.isinf(), math.nan, scales))
+
+
 # Layouts -----------------------------------------------------------------------------------------
 
 
@@ -152,6 +173,16 @@ def to_v_pages(values: Tensor) -> Tensor:
 def from_v_pages(v_pages: Tensor) -> Tensor:
     """The inverse of `to_v_pages`."""
     return v_pages.transpose(1, 2).contiguous()
+
+
+def to_scale_pages(scales: Tensor) -> Tensor:
+    """[N, P, K] → [N, K, P]"""
+    return scales.transpose(1, 2).contiguous()
+
+
+def from_scale_pages(scales: Tensor) -> Tensor:
+    """The inverse of `to_scale_pages`."""
+    return scales.transpose(1, 2).contiguous()
 
 
 # Sampling ----------------------------------------------------------------------------------------

@@ -16,6 +16,19 @@
 namespace py = pybind11;
 
 namespace phi3::bindings {
+namespace {
+
+// Both or neither.
+std::optional<KvScales> kv_scales(Arguments& arguments,
+                                  TensorView (Arguments::*convert)(const char*, py::handle),
+                                  py::handle k_scales,
+                                  py::handle v_scales) {
+  if (k_scales.is_none() && v_scales.is_none()) return std::nullopt;
+  return KvScales{.k = (arguments.*convert)("k_scales", k_scales),
+                  .v = (arguments.*convert)("v_scales", v_scales)};
+}
+
+}  // namespace
 
 // In each op below: tensors are converted while the GIL is held, then it is released for the work;
 // `Arguments`, declared first, gives tensors back after the GIL is held again.
@@ -86,7 +99,9 @@ void register_ops(py::module_& module) {
          py::handle slots,
          py::handle k_pages,
          py::handle v_pages,
-         py::handle q_out) {
+         py::handle q_out,
+         py::handle k_scales,
+         py::handle v_scales) {
         Arguments arguments("qkv_rope");
         const auto x_view = arguments.input("x", x);
         const auto weight_view = arguments.input("weight", weight);
@@ -97,6 +112,7 @@ void register_ops(py::module_& module) {
         const auto k_pages_view = arguments.output("k_pages", k_pages);
         const auto v_pages_view = arguments.output("v_pages", v_pages);
         const auto q_out_view = arguments.output("q_out", q_out);
+        const auto scales = kv_scales(arguments, &Arguments::output, k_scales, v_scales);
         const py::gil_scoped_release release;
         ops::qkv_rope(x_view,
                       weight_view,
@@ -106,7 +122,8 @@ void register_ops(py::module_& module) {
                       slots_view,
                       k_pages_view,
                       v_pages_view,
-                      q_out_view);
+                      q_out_view,
+                      scales);
       },
       py::arg("x"),
       py::arg("weight"),
@@ -117,6 +134,8 @@ void register_ops(py::module_& module) {
       py::arg("k_pages"),
       py::arg("v_pages"),
       py::arg("q_out"),
+      py::arg("k_scales") = py::none(),
+      py::arg("v_scales") = py::none(),
       "Projects to q, k and v, rotates q and k, writes k and v into pages.");
   module.def(
       "attention",
@@ -127,6 +146,8 @@ void register_ops(py::module_& module) {
          py::handle query_starts,
          py::handle context_lens,
          py::handle out,
+         py::handle k_scales,
+         py::handle v_scales,
          std::int64_t window,
          float scale) {
         Arguments arguments("attention");
@@ -137,6 +158,7 @@ void register_ops(py::module_& module) {
         const auto query_starts_view = arguments.input("query_starts", query_starts);
         const auto context_lens_view = arguments.input("context_lens", context_lens);
         const auto out_view = arguments.output("out", out);
+        const auto scales = kv_scales(arguments, &Arguments::input, k_scales, v_scales);
         const py::gil_scoped_release release;
         ops::attention(q_view,
                        k_pages_view,
@@ -146,7 +168,8 @@ void register_ops(py::module_& module) {
                        context_lens_view,
                        out_view,
                        window,
-                       scale);
+                       scale,
+                       scales);
       },
       py::arg("q"),
       py::arg("k_pages"),
@@ -155,6 +178,8 @@ void register_ops(py::module_& module) {
       py::arg("query_starts"),
       py::arg("context_lens"),
       py::arg("out"),
+      py::arg("k_scales") = py::none(),
+      py::arg("v_scales") = py::none(),
       py::kw_only(),
       py::arg("window"),
       py::arg("scale"),

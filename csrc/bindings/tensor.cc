@@ -17,6 +17,8 @@ bool to_dtype(dlpack::DataType type, DType& dtype) {
     dtype = DType::kFloat32;
   } else if (type.code == 4 && type.bits == 16) {
     dtype = DType::kBFloat16;
+  } else if (type.code == 0 && type.bits == 8) {
+    dtype = DType::kInt8;
   } else if (type.code == 0 && type.bits == 32) {
     dtype = DType::kInt32;
   } else if (type.code == 0 && type.bits == 64) {
@@ -158,7 +160,7 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
              int{tensor.dtype.code},
              ", ",
              int{tensor.dtype.bits},
-             " bits), expected float32, bfloat16, int32 or int64");
+             " bits), expected float32, bfloat16, int8, int32 or int64");
   PHI3_CHECK(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank,
              op_,
              ": ",

@@ -6,7 +6,7 @@
 
 namespace phi3 {
 
-enum class DType : std::uint8_t { kFloat32, kBFloat16, kInt32, kInt64 };
+enum class DType : std::uint8_t { kFloat32, kBFloat16, kInt8, kInt32, kInt64 };
 
 struct BFloat16 {
   std::uint16_t bits;
@@ -19,6 +19,8 @@ constexpr std::int64_t dtype_size(DType dtype) {
       return 4;
     case DType::kBFloat16:
       return 2;
+    case DType::kInt8:
+      return 1;
     case DType::kInt64:
       return 8;
   }
@@ -31,6 +33,8 @@ constexpr const char* dtype_name(DType dtype) {
       return "float32";
     case DType::kBFloat16:
       return "bfloat16";
+    case DType::kInt8:
+      return "int8";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:

@@ -81,8 +81,11 @@ struct QkvRopeParams {
   const std::int32_t* rope_sets;  // [T]
   const float* rope_table;        // [S, max_pos, R/2, 2]: cos, sin
   const std::int32_t* slots;      // [T] page * 16 + offset
-  void* k_pages;                  // A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
-  void* v_pages;                  // A [N, K, 16, D]
+  DType kv_dtype;                 // A or int8
+  void* k_pages;                  // bfloat16 [N, K, D/2, 16, 2], else [N, K, D, 16]
+  void* v_pages;                  // [N, K, 16, D]
+  float* k_scales;                // [N, K, 16], null unless pages are int8
+  float* v_scales;                // [N, K, 16], null unless pages are int8
   void* q_out;                    // A [T, H, D]
   std::int64_t num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
   std::int64_t num_pages, num_rope_sets, max_positions;
@@ -90,9 +93,12 @@ struct QkvRopeParams {
 
 struct AttentionParams {
   DType dtype;
-  const void* q;                     // A [T, H, D]
-  const void* k_pages;               // as in QkvRopeParams
-  const void* v_pages;               // as in QkvRopeParams
+  const void* q;   // A [T, H, D]
+  DType kv_dtype;  // this and the next four as in QkvRopeParams
+  const void* k_pages;
+  const void* v_pages;
+  const float* k_scales;
+  const float* v_scales;
   const std::int32_t* block_tables;  // [B, M]
   std::int64_t block_table_stride;
   const std::int32_t* query_starts;  // [B + 1]

@@ -62,6 +62,24 @@ void write_key(const float* head, T* page, std::int64_t key, std::int64_t head_d
   }
 }
 
+// Where a token's key or value of one head goes.
+struct Slot {
+  std::int64_t head;  // page · K + kv head
+  std::int64_t key;   // within the page
+};
+
+void write_quantized(const QkvRopeParams& params, Slot slot, bool is_value, const float* head) {
+  const std::int64_t head_dim = params.head_dim;
+  void* const pages = is_value ? params.v_pages : params.k_pages;
+  auto* const page = static_cast<std::int8_t*>(pages) + slot.head * kPageSize * head_dim;
+  float* const scales = is_value ? params.v_scales : params.k_scales;
+  std::int8_t quantized[kMaxHeadDim];
+  scales[slot.head * kPageSize + slot.key] = kernels().quantize(head, quantized, head_dim);
+  for (std::int64_t d = 0; d < head_dim; ++d) {
+    page[is_value ? slot.key * head_dim + d : d * kPageSize + slot.key] = quantized[d];
+  }
+}
+
 template <typename T>
 void write_head(const QkvRopeParams& params, std::int64_t t, std::int64_t head_idx, float* head) {
   const std::int64_t head_dim = params.head_dim;
@@ -77,13 +95,15 @@ void write_head(const QkvRopeParams& params, std::int64_t t, std::int64_t head_i
     return;
   }
   const std::int64_t kv_head = head_idx - params.num_heads - (is_value ? params.num_kv_heads : 0);
-  const std::int64_t page = params.slots[t] / kPageSize;
-  const std::int64_t key = params.slots[t] % kPageSize;
-  const std::int64_t at = (page * params.num_kv_heads + kv_head) * kPageSize * head_dim;
-  if (is_value) {
-    write_dense(head, static_cast<T*>(params.v_pages) + at + key * head_dim, head_dim);
+  const Slot slot{.head = params.slots[t] / kPageSize * params.num_kv_heads + kv_head,
+                  .key = params.slots[t] % kPageSize};
+  const std::int64_t at = slot.head * kPageSize * head_dim;
+  if (params.kv_dtype == DType::kInt8) {
+    write_quantized(params, slot, is_value, head);
+  } else if (is_value) {
+    write_dense(head, static_cast<T*>(params.v_pages) + at + slot.key * head_dim, head_dim);
   } else {
-    write_key(head, static_cast<T*>(params.k_pages) + at, key, head_dim);
+    write_key(head, static_cast<T*>(params.k_pages) + at, slot.key, head_dim);
   }
 }
 

@@ -5,7 +5,6 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/kv_pages.h"
 
 namespace phi3::ops {
 
@@ -17,7 +16,8 @@ void attention(const TensorView& q,
                const TensorView& context_lens,
                const TensorView& out,
                std::int64_t window,
-               float scale) {
+               float scale,
+               const std::optional<KvScales>& scales) {
   Matcher matcher("attention");
   const DType dtype = matcher.model_dtype("q", q);
   Dim tokens("T");
@@ -25,7 +25,7 @@ void attention(const TensorView& q,
   Dim max_blocks("M");
   AttentionDims dims;
   matcher.match("q", q, dtype, {&tokens, &dims.heads, &dims.head_dim});
-  match_kv_pages(matcher, k_pages, v_pages, dtype, dims);
+  const DType kv_dtype = match_kv_pages(matcher, k_pages, v_pages, scales, dtype, dims);
   matcher.match("context_lens", context_lens, DType::kInt32, {&sequences});
   matcher.match_rows("block_tables", block_tables, DType::kInt32, {&sequences, &max_blocks});
   Dim starts("B + 1", sequences.value() + 1);
@@ -42,8 +42,11 @@ void attention(const TensorView& q,
   run_on(matcher.device(),
          AttentionParams{.dtype = dtype,
                          .q = q.data,
+                         .kv_dtype = kv_dtype,
                          .k_pages = k_pages.data,
                          .v_pages = v_pages.data,
+                         .k_scales = scales ? scales->k.as<const float>() : nullptr,
+                         .v_scales = scales ? scales->v.as<const float>() : nullptr,
                          .block_tables = block_tables.as<const std::int32_t>(),
                          .block_table_stride = block_tables.stride(0),
                          .query_starts = query_starts.as<const std::int32_t>(),

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
-#include "core/tensor_view.h"
+#include "ops/kv_pages.h"
 
 namespace phi3::ops {
 
@@ -15,13 +16,17 @@ namespace phi3::ops {
 // keys and values it sees and its position alone.
 //
 // q:            A [T, H, D]
-// k_pages:      A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]
-// v_pages:      A [N, K, 16, D]
+// k_pages:      as `qkv_rope` writes them, A or, with scales, int8
+// v_pages:      the same
 // block_tables: int32 [B, M], page ids; read only for pages that a query of this call sees. Rows
-// may be strided query_starts: int32 [B + 1], from 0 to T, ascending; a sequence may have no
-// queries context_lens: int32 [B], keys of the sequence including those of this call out: A [T,
-// H·D], no overlap with q Throws Error on a mismatch or an index out of range; then nothing is
-// written.
+//               may be strided
+// query_starts: int32 [B + 1], from 0 to T, ascending; a sequence may have no queries
+// context_lens: int32 [B], keys of the sequence including those of this call
+// out:          A [T, H·D], no overlap with q
+//
+// Int8 pages are not widened in memory: scores are sums over the stored numbers, then multiplied by
+// their keys' scales, and softmax weights by their values' before they meet the stored numbers.
+// Throws Error on a mismatch or an index out of range; then nothing is written.
 void attention(const TensorView& q,
                const TensorView& k_pages,
                const TensorView& v_pages,
@@ -30,6 +35,7 @@ void attention(const TensorView& q,
                const TensorView& context_lens,
                const TensorView& out,
                std::int64_t window,
-               float scale);
+               float scale,
+               const std::optional<KvScales>& scales = std::nullopt);
 
 }  // namespace phi3::ops

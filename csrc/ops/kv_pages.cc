@@ -2,12 +2,13 @@
 
 namespace phi3 {
 
-void match_kv_pages(Matcher& matcher,
-                    const TensorView& k_pages,
-                    const TensorView& v_pages,
-                    DType dtype,
-                    AttentionDims& dims,
-                    std::source_location where) {
+DType match_kv_pages(Matcher& matcher,
+                     const TensorView& k_pages,
+                     const TensorView& v_pages,
+                     const std::optional<KvScales>& scales,
+                     DType dtype,
+                     AttentionDims& dims,
+                     std::source_location where) {
   const std::int64_t head_dim = dims.head_dim.value();
   matcher.check(head_dim > 0 && head_dim % kPanelRows == 0 && head_dim <= kMaxHeadDim,
                 where,
@@ -17,17 +18,24 @@ void match_kv_pages(Matcher& matcher,
                 kPanelRows,
                 " of at most ",
                 kMaxHeadDim);
+  const DType kv_dtype = scales ? DType::kInt8 : dtype;
   Dim keys("page size", kPageSize);
   matcher.match(
-      "v_pages", v_pages, dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim}, where);
-  if (dtype == DType::kBFloat16) {
+      "v_pages", v_pages, kv_dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim}, where);
+  if (kv_dtype == DType::kBFloat16) {
     Dim pairs("D/2", head_dim / 2);
     Dim pair("pair", 2);
     matcher.match(
-        "k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &pairs, &keys, &pair}, where);
+        "k_pages", k_pages, kv_dtype, {&dims.pages, &dims.kv_heads, &pairs, &keys, &pair}, where);
   } else {
     matcher.match(
-        "k_pages", k_pages, dtype, {&dims.pages, &dims.kv_heads, &dims.head_dim, &keys}, where);
+        "k_pages", k_pages, kv_dtype, {&dims.pages, &dims.kv_heads, &dims.head_dim, &keys}, where);
+  }
+  if (scales) {
+    matcher.match(
+        "k_scales", scales->k, DType::kFloat32, {&dims.pages, &dims.kv_heads, &keys}, where);
+    matcher.match(
+        "v_scales", scales->v, DType::kFloat32, {&dims.pages, &dims.kv_heads, &keys}, where);
   }
   matcher.check(dims.kv_heads.value() > 0 && dims.heads.value() > 0 &&
                     dims.heads.value() % dims.kv_heads.value() == 0,
@@ -36,6 +44,7 @@ void match_kv_pages(Matcher& matcher,
                 dims.heads.value(),
                 ", expected a multiple of the kv heads (K), ",
                 dims.kv_heads.value());
+  return kv_dtype;
 }
 
 }  // namespace phi3

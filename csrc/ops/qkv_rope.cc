@@ -3,7 +3,6 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/kv_pages.h"
 #include "ops/packed.h"
 
 namespace phi3::ops {
@@ -16,7 +15,8 @@ void qkv_rope(const TensorView& x,
               const TensorView& slots,
               const TensorView& k_pages,
               const TensorView& v_pages,
-              const TensorView& q_out) {
+              const TensorView& q_out,
+              const std::optional<KvScales>& scales) {
   Matcher matcher("qkv_rope");
   const DType dtype = matcher.model_dtype("x", x);
   Dim tokens("T");
@@ -33,7 +33,7 @@ void qkv_rope(const TensorView& x,
       "rope_table", rope_table, DType::kFloat32, {&sets, &max_positions, &half_rotary, &pair});
   matcher.match("slots", slots, DType::kInt32, {&tokens});
   matcher.match("q_out", q_out, dtype, {&tokens, &dims.heads, &dims.head_dim});
-  match_kv_pages(matcher, k_pages, v_pages, dtype, dims);
+  const DType kv_dtype = match_kv_pages(matcher, k_pages, v_pages, scales, dtype, dims);
   const std::int64_t rotary_dim = 2 * half_rotary.value();
   matcher.check(rotary_dim <= dims.head_dim.value(),
                 std::source_location::current(),
@@ -53,8 +53,11 @@ void qkv_rope(const TensorView& x,
                        .rope_sets = rope_sets.as<const std::int32_t>(),
                        .rope_table = rope_table.as<const float>(),
                        .slots = slots.as<const std::int32_t>(),
+                       .kv_dtype = kv_dtype,
                        .k_pages = k_pages.data,
                        .v_pages = v_pages.data,
+                       .k_scales = scales ? scales->k.as<float>() : nullptr,
+                       .v_scales = scales ? scales->v.as<float>() : nullptr,
                        .q_out = q_out.data,
                        .num_tokens = tokens.value(),
                        .num_heads = dims.heads.value(),

@@ -1,6 +1,8 @@
 #pragma once
 
-#include "core/tensor_view.h"
+#include <optional>
+
+#include "ops/kv_pages.h"
 
 namespace phi3::ops {
 
@@ -17,8 +19,14 @@ namespace phi3::ops {
 // rope_table: float32 [S, max_pos, R/2, 2], the attention factor folded in; R <= D
 // slots:      int32 [T], page · 16 + offset, distinct
 // k_pages:    A, float32 [N, K, D, 16] or bfloat16 [N, K, D/2, 16, 2]: each page a packed panel of
-// 16 keys v_pages:    A [N, K, 16, D] q_out:      A [T, H, D];  H a multiple of K, D a multiple of
-// 16 and at most 256 Throws Error on a mismatch or an index out of range; then nothing is written.
+//             16 keys. With scales int8 [N, K, D, 16]
+// v_pages:    A, or with scales int8, [N, K, 16, D]
+// q_out:      A [T, H, D];  H a multiple of K, D a multiple of 16 and at most 256
+// scales:     float32 [N, K, 16] each. With them every head of k and of v is quantized by itself,
+//             from float32: scale = max|x| / 127, stored = round(x / scale), ties to even; a head
+//             of zeros has scale 0. A head with a NaN or infinity has scale NaN, so that whoever
+//             reads it gets NaN
+// Throws Error on a mismatch or an index out of range; then nothing is written.
 void qkv_rope(const TensorView& x,
               const TensorView& weight,
               const TensorView& positions,
@@ -27,6 +35,7 @@ void qkv_rope(const TensorView& x,
               const TensorView& slots,
               const TensorView& k_pages,
               const TensorView& v_pages,
-              const TensorView& q_out);
+              const TensorView& q_out,
+              const std::optional<KvScales>& scales = std::nullopt);
 
 }  // namespace phi3::ops

@@ -22,6 +22,10 @@ constexpr DType dtype_of<BFloat16>() {
   return DType::kBFloat16;
 }
 template <>
+constexpr DType dtype_of<std::int8_t>() {
+  return DType::kInt8;
+}
+template <>
 constexpr DType dtype_of<std::int32_t>() {
   return DType::kInt32;
 }

@@ -55,6 +55,8 @@ struct Sequence {
       slots[t] = block_table[t / 16] * 16 + t % 16;
     }
     ops::qkv_rope(x, packed, positions, sets, table, slots, k_pages, v_pages, q);
+    const phi3::KvScales scales{.k = k_scales, .v = v_scales};
+    ops::qkv_rope(x, packed, positions, sets, table, slots, k_int8, v_int8, q, scales);
   }
 
   static Tensor<T> nan_pages(bool is_key) {
@@ -77,21 +79,34 @@ struct Sequence {
     return to_float(v_pages[page + j % 16 * kHeadDim + d]);
   }
 
-  // Attention of queries [begin, end) as one call.
-  std::vector<T> attend(std::int64_t begin, std::int64_t end, std::int64_t window) const {
+  // Attention of queries [begin, end) as one call, over the model's dtype or int8.
+  std::vector<T> attend(std::int64_t begin,
+                        std::int64_t end,
+                        std::int64_t window,
+                        bool is_int8 = false) const {
     const auto width = kHeads * kHeadDim;
     const Tensor<T> queries({end - begin, kHeads, kHeadDim},
                             {q.values().begin() + begin * width, q.values().begin() + end * width});
     const Tensor<std::int32_t> starts({2}, {0, static_cast<std::int32_t>(end - begin)});
     const Tensor<std::int32_t> context({1}, {static_cast<std::int32_t>(end)});
     Tensor<T> out({end - begin, width});
-    ops::attention(queries, k_pages, v_pages, block_table, starts, context, out, window, 0.2F);
+    if (is_int8) {
+      const phi3::KvScales scales{.k = k_scales, .v = v_scales};
+      ops::attention(
+          queries, k_int8, v_int8, block_table, starts, context, out, window, 0.2F, scales);
+    } else {
+      ops::attention(queries, k_pages, v_pages, block_table, starts, context, out, window, 0.2F);
+    }
     return out.values();
   }
 
   Tensor<std::int32_t> block_table{1, kMaxBlocks};
   Tensor<T> k_pages = nan_pages(true);
   Tensor<T> v_pages = nan_pages(false);
+  Tensor<std::int8_t> k_int8{kPages, kKvHeads, kHeadDim, 16};
+  Tensor<std::int8_t> v_int8{kPages, kKvHeads, 16, kHeadDim};
+  Tensor<float> k_scales = Tensor<float>::filled({kPages, kKvHeads, 16}, kNan);
+  Tensor<float> v_scales = Tensor<float>::filled({kPages, kKvHeads, 16}, kNan);
   Tensor<T> q{kContext, kHeads, kHeadDim};
 };
 
@@ -157,16 +172,34 @@ TEST(attention_equals_softmax_over_the_visible_keys) {
   });
 }
 
+TEST(attention_over_int8_is_close_to_attention_over_the_model_dtype) {
+  for_each_backend([]<typename T>(double) {
+    const Sequence<T> sequence(1);
+    for (const std::int64_t window : {0, 20}) {
+      const std::vector<T> exact = sequence.attend(0, kContext, window);
+      const std::vector<T> found = sequence.attend(0, kContext, window, true);
+      double error = 0;
+      double size = 0;
+      for (std::size_t i = 0; i < exact.size(); ++i) {
+        error += std::pow(to_float(found[i]) - to_float(exact[i]), 2);
+        size += std::pow(to_float(exact[i]), 2);
+      }
+      EXPECT(error < 0.05 * 0.05 * size);
+    }
+  });
+}
+
 TEST(attention_has_the_same_bits_in_any_chunk_and_page_order) {
   for_each_backend([]<typename T>(double) {
     const Sequence<T> sequence(1);
     const Sequence<T> other_pages(2);
-    for (const std::int64_t window : {0, 300}) {
-      const std::vector<T> whole = sequence.attend(0, kContext, window);
-      EXPECT(phi3::test::has_equal_bits(whole, other_pages.attend(0, kContext, window)));
+    for (const auto& [window, is_int8] :
+         {std::pair(0, false), {300, false}, {0, true}, {300, true}}) {
+      const std::vector<T> whole = sequence.attend(0, kContext, window, is_int8);
+      EXPECT(phi3::test::has_equal_bits(whole, other_pages.attend(0, kContext, window, is_int8)));
       for (const auto& [begin, end] : std::vector<std::pair<std::int64_t, std::int64_t>>{
                {0, 1}, {10, 17}, {250, 260}, {100, 400}, {529, 530}}) {
-        const std::vector<T> chunk = sequence.attend(begin, end, window);
+        const std::vector<T> chunk = sequence.attend(begin, end, window, is_int8);
         const std::size_t bytes = chunk.size() * sizeof(T);
         EXPECT(std::memcmp(chunk.data(), whole.data() + begin * kHeads * kHeadDim, bytes) == 0);
       }

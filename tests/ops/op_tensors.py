@@ -10,12 +10,14 @@ from torch import Tensor
 
 import reference
 from compare import ulp
+from reference import Quantized
 
 NUM_ROWS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33]
 """Row counts around every row block a GEMM might use."""
 
 _POISON_INT = 0x7BADBADB
-_CANARY = 12.625  # exact in bfloat16
+_POISON_BYTE = 0x7B
+_CANARY = 12.0  # exact in any dtype
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Tensor:
@@ -28,7 +30,8 @@ def i32(*values: int) -> Tensor:
 
 def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
     """An output buffer whose old contents would spoil any result they leaked into."""
-    return torch.full(shape, math.nan if dtype.is_floating_point else _POISON_INT, dtype=dtype)
+    poison = _POISON_BYTE if dtype == torch.int8 else _POISON_INT
+    return torch.full(shape, math.nan if dtype.is_floating_point else poison, dtype=dtype)
 
 
 def misaligned(rows: Tensor) -> Tensor:
@@ -65,6 +68,8 @@ class Paged:
     v_pages: Tensor
     block_tables: Tensor  # i32 [B, M]
     context_lens: Tensor  # i32 [B]
+    k_scales: Tensor | None = None
+    v_scales: Tensor | None = None
 
 
 def paginate(
@@ -75,37 +80,67 @@ def paginate(
 ) -> Paged:
     """Scatter each sequence's keys and values [n, K, D] over pages with random ids.
 
-    Everything that no query may see is NaN: the tails of last pages, spare pages, and keys before
-    `first_visible`. Table entries that nothing should read are garbage.
+    Everything that no query may see is poison: the tails of last pages, spare pages, and keys
+    before `first_visible`. Table entries that nothing should read are garbage.
     """
-    first_visible = first_visible or [0] * len(keys)
-    page_size = reference.PAGE_SIZE
-    num_pages = [-(-len(k) // page_size) for k in keys]
-    total = sum(num_pages) + num_spare_pages
-    _, num_kv_heads, head_dim = keys[0].shape
-    logical = torch.full(
-        (2, total * page_size, num_kv_heads, head_dim), math.nan, dtype=keys[0].dtype
+    parts = [torch.stack(pair) for pair in zip(keys, values, strict=True)]
+    (pages,), block_tables = _scatter([parts], first_visible, num_spare_pages)
+    return Paged(
+        reference.to_k_pages(pages[0]),
+        reference.to_v_pages(pages[1]),
+        block_tables,
+        i32(*map(len, keys)),
     )
+
+
+def paginate_quantized(
+    keys: list[Quantized],
+    values: list[Quantized],
+    first_visible: list[int] | None = None,
+    num_spare_pages: int = 3,
+) -> Paged:
+    """As `paginate` for stored numbers [n, K, D] and their scales [n, K]."""
+    pairs = list(zip(keys, values, strict=True))
+    stored = [torch.stack([k.stored, v.stored]) for k, v in pairs]
+    scales = [torch.stack([k.scales, v.scales]) for k, v in pairs]
+    (pages, scale_pages), block_tables = _scatter([stored, scales], first_visible, num_spare_pages)
+    return Paged(
+        reference.to_k_pages(pages[0]),
+        reference.to_v_pages(pages[1]),
+        block_tables,
+        i32(*(len(k.stored) for k in keys)),
+        reference.to_scale_pages(scale_pages[0]),
+        reference.to_scale_pages(scale_pages[1]),
+    )
+
+
+def _scatter(
+    parts: list[list[Tensor]], first_visible: list[int] | None, num_spare_pages: int
+) -> tuple[list[Tensor], Tensor]:
+    """Of each part, [2, n, ...] for every sequence: pages [2, N, P, ...]. And the block tables."""
+    lens = [sequence.shape[1] for sequence in parts[0]]
+    first_visible = first_visible or [0] * len(lens)
+    page_size = reference.PAGE_SIZE
+    num_pages = [-(-n // page_size) for n in lens]
+    total = sum(num_pages) + num_spare_pages
+    logical = [
+        poisoned(2, total * page_size, *part[0].shape[2:], dtype=part[0].dtype) for part in parts
+    ]
     ids = torch.randperm(total, dtype=torch.int32)
     garbage = torch.tensor([-1, 2**31 - 1, -(2**31), total], dtype=torch.int32)
-    block_tables = garbage.repeat(len(keys), max(num_pages, default=0) + 2)
+    block_tables = garbage.repeat(len(lens), max(num_pages, default=0) + 2)
     block_tables = block_tables[:, : max(num_pages, default=0) + 2].contiguous()
     used = 0
-    for row, k, v, first, pages in zip(
-        block_tables, keys, values, first_visible, num_pages, strict=True
+    for i, (row, first, pages) in enumerate(
+        zip(block_tables, first_visible, num_pages, strict=True)
     ):
         own = ids[used : used + pages]
         used += pages
         row[first // page_size : pages] = own[first // page_size :]
-        slots = slots_of(own, torch.arange(first, len(k))).long()
-        logical[0, slots], logical[1, slots] = k[first:], v[first:]
-    k_logical, v_logical = logical.unflatten(1, (total, page_size))
-    return Paged(
-        reference.to_k_pages(k_logical),
-        reference.to_v_pages(v_logical),
-        block_tables,
-        i32(*map(len, keys)),
-    )
+        slots = slots_of(own, torch.arange(first, lens[i])).long()
+        for pages_of, part in zip(logical, parts, strict=True):
+            pages_of[:, slots] = part[i][:, first:]
+    return [pages_of.unflatten(1, (total, page_size)) for pages_of in logical], block_tables
 
 
 def slots_of(page_ids: Tensor, positions: Tensor) -> Tensor:

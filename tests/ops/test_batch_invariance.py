@@ -156,17 +156,58 @@ def qkv_rope(dtype: torch.dtype) -> RowOp:
     return RowOp((randn(NUM_ROWS, width, dtype=dtype), positions, rope_sets), apply)
 
 
-def attention_decode(dtype: torch.dtype) -> RowOp:
+def qkv_rope_int8(dtype: torch.dtype) -> RowOp:
+    """As `qkv_rope`, into int8 pages."""
+    num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
+    weight = ops.pack_linear(randn((num_heads + 2 * num_kv_heads) * head_dim, width, dtype=dtype))
+    table = randn(2, 300, 16, 2)
+
+    def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
+        q = guarded(len(x), num_heads, head_dim, dtype=dtype)
+        shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, torch.int8)
+        k_pages, v_pages = (poisoned(*shape, dtype=torch.int8) for shape in shapes)
+        scales_shape = ops.kv_scales_shape(num_pages, num_kv_heads)
+        scales = [poisoned(*scales_shape, dtype=torch.float32) for _ in range(2)]
+        slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
+        ops.qkv_rope(x, weight, positions, rope_sets, table, slots, k_pages, v_pages, q, *scales)
+        written = slots.long()
+        return (
+            q,
+            reference.from_k_pages(k_pages).flatten(0, 1)[written],
+            reference.from_v_pages(v_pages).flatten(0, 1)[written],
+            *(reference.from_scale_pages(s).flatten(0, 1)[written] for s in scales),
+        )
+
+    positions = torch.randint(300, (NUM_ROWS,), dtype=torch.int32)
+    rope_sets = torch.randint(2, (NUM_ROWS,), dtype=torch.int32)
+    return RowOp((randn(NUM_ROWS, width, dtype=dtype), positions, rope_sets), apply)
+
+
+def attention_decode(dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> RowOp:
     """One query per row, each over its own number of keys of one shared set of pages."""
     num_heads, num_kv_heads, head_dim, num_pages = 6, 2, 48, 34
-    k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
-    k_pages, v_pages = randn(*k_shape, dtype=dtype), randn(*v_shape, dtype=dtype)
+    shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype)
+    scales: list[Tensor] = []
+    if kv_dtype == torch.int8:
+        k_pages, v_pages = (torch.randint(-127, 128, s, dtype=torch.int8) for s in shapes)
+        scales = [torch.rand(ops.kv_scales_shape(num_pages, num_kv_heads)) / 50 for _ in range(2)]
+    else:
+        k_pages, v_pages = (randn(*shape, dtype=dtype) for shape in shapes)
 
     def apply(q: Tensor, block_tables: Tensor, context_lens: Tensor) -> tuple[Tensor, ...]:
         out = guarded(len(q), num_heads * head_dim, dtype=dtype)
         starts = torch.arange(len(q) + 1, dtype=torch.int32)
         ops.attention(
-            q, k_pages, v_pages, block_tables, starts, context_lens, 300, head_dim**-0.5, out
+            q,
+            k_pages,
+            v_pages,
+            block_tables,
+            starts,
+            context_lens,
+            300,
+            head_dim**-0.5,
+            out,
+            *scales,
         )
         return (out,)
 
@@ -174,6 +215,10 @@ def attention_decode(dtype: torch.dtype) -> RowOp:
     tables = torch.stack([torch.randperm(num_pages, dtype=torch.int32) for _ in range(NUM_ROWS)])
     context_lens = torch.randint(1, num_pages * 16 + 1, (NUM_ROWS,), dtype=torch.int32)
     return RowOp((q, tables, context_lens), apply)
+
+
+def attention_decode_int8(dtype: torch.dtype) -> RowOp:
+    return attention_decode(dtype, torch.int8)
 
 
 def starts_of(lengths: Tensor) -> Tensor:
@@ -254,7 +299,9 @@ OPS = [
     lm_head,
     classify_head,
     qkv_rope,
+    qkv_rope_int8,
     attention_decode,
+    attention_decode_int8,
     sample,
     logprobs,
 ]
@@ -319,7 +366,9 @@ def test_the_number_of_threads_does_not_matter(op: RowOp) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [make for make in OPS if make not in (embedding, attention_decode)], indirect=True
+    "op",
+    [make for make in OPS if make not in (embedding, attention_decode, attention_decode_int8)],
+    indirect=True,
 )
 def test_alignment_does_not_matter(op: RowOp) -> None:
     """Row tensors may be strided; of an op's inputs those are the matrices of floats."""

@@ -37,13 +37,16 @@ class Layer:
 
 
 class Network:
-    """Phi-3 in miniature: two layers, partial rotary, two factor sets, tied embeddings."""
+    """Phi-3 in miniature: two layers, partial rotary, two factor sets, tied embeddings.
 
-    def __init__(self, dtype: torch.dtype, window: int = 0) -> None:
+    kv_dtype: that of its caches, the model's or int8.
+    """
+
+    def __init__(self, dtype: torch.dtype, window: int, kv_dtype: torch.dtype) -> None:
         def weight(*shape: int) -> Tensor:
             return randn(*shape, dtype=dtype, std=shape[-1] ** -0.5)
 
-        self.dtype, self.window = dtype, window
+        self.dtype, self.window, self.kv_dtype = dtype, window, kv_dtype
         self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH))
         self.norm = 1 + randn(WIDTH, dtype=dtype, std=0.1)
         angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-torch.arange(12) / 12))
@@ -63,12 +66,20 @@ class Network:
 
 
 class Cache:
-    """Pages of every layer, full of NaN until written."""
+    """Pages of every layer, full of NaN until written. Those of int8 have it in their scales."""
 
     def __init__(self, network: Network, num_pages: int) -> None:
-        k_shape, v_shape = ops.kv_cache_shapes(num_pages, NUM_KV_HEADS, HEAD_DIM, network.dtype)
+        dtype = network.kv_dtype
+        k_shape, v_shape = ops.kv_cache_shapes(num_pages, NUM_KV_HEADS, HEAD_DIM, dtype)
+        scales_shape = ops.kv_scales_shape(num_pages, NUM_KV_HEADS)
         self.layers = [
-            (poisoned(*k_shape, dtype=network.dtype), poisoned(*v_shape, dtype=network.dtype))
+            (poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype))
+            for _ in range(NUM_LAYERS)
+        ]
+        self.scales = [
+            [poisoned(*scales_shape, dtype=torch.float32) for _ in range(2)]
+            if dtype == torch.int8
+            else []
             for _ in range(NUM_LAYERS)
         ]
         self.free = torch.randperm(num_pages, dtype=torch.int32)
@@ -81,13 +92,20 @@ class Cache:
         return taken
 
     def keys_and_values(self, page_ids: Tensor, num_tokens: int) -> list[Tensor]:
-        """What a sequence wrote, of every layer, [n, K, D]."""
+        """What a sequence wrote, of every layer, [n, K, D], and scales [n, K]."""
         found = []
-        for k_pages, v_pages in self.layers:
+        for (k_pages, v_pages), scales in zip(self.layers, self.scales, strict=True):
             pages = page_ids.long()
-            found.append(reference.from_k_pages(k_pages[pages]).flatten(0, 1)[:num_tokens])
-            found.append(reference.from_v_pages(v_pages[pages]).flatten(0, 1)[:num_tokens])
-        return found
+            found.append(reference.from_k_pages(k_pages[pages]))
+            found.append(reference.from_v_pages(v_pages[pages]))
+            found += [reference.from_scale_pages(s[pages]) for s in scales]
+        return [logical.flatten(0, 1)[:num_tokens] for logical in found]
+
+    def spoil(self, page_ids: Tensor) -> None:
+        """Make everything that was written to some pages NaN."""
+        for pages, scales in zip(self.layers, self.scales, strict=True):
+            for tensor in scales or pages:
+                tensor[page_ids.long()] = math.nan
 
 
 @dataclass(frozen=True)
@@ -125,10 +143,21 @@ def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tens
     logits = poisoned(num_tokens, VOCAB_SIZE, dtype=torch.float32)
 
     ops.embedding(token_ids, network.head, h)
-    for layer, (k_pages, v_pages) in zip(network.layers, cache.layers, strict=True):
+    for layer, (k_pages, v_pages), scales in zip(
+        network.layers, cache.layers, cache.scales, strict=True
+    ):
         ops.rms_norm(h, layer.input_norm, EPS, x)
         ops.qkv_rope(
-            x, layer.qkv, positions, rope_sets, network.rope_table, slots, k_pages, v_pages, q
+            x,
+            layer.qkv,
+            positions,
+            rope_sets,
+            network.rope_table,
+            slots,
+            k_pages,
+            v_pages,
+            q,
+            *scales,
         )
         ops.attention(
             q,
@@ -140,6 +169,7 @@ def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tens
             network.window,
             HEAD_DIM**-0.5,
             mixed,
+            *scales,
         )
         ops.linear(mixed, layer.output, h, accumulate=True)
         ops.rms_norm(h, layer.mlp_norm, EPS, x)
@@ -207,8 +237,13 @@ def alone(network: Network, one: Prompt) -> Trace:
 
 
 @pytest.fixture(params=[0, 5, 270], ids=lambda w: f"window{w}")
-def network(request: pytest.FixtureRequest, dtype: torch.dtype) -> Network:
-    return Network(dtype, request.param)
+def window(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["", "kv_int8"])
+def network(request: pytest.FixtureRequest, dtype: torch.dtype, window: int) -> Network:
+    return Network(dtype, window, torch.int8 if request.param else dtype)
 
 
 @pytest.mark.parametrize("chunk_len", [1, 3, 16, 17, 100, 256])
@@ -260,9 +295,7 @@ def test_a_spoilt_neighbour_does_not_change_a_prompt(network: Network) -> None:
     for (start, end), (other_start, other_end) in zip(
         reference.chunks(40, 8), reference.chunks(30, 6), strict=True
     ):
-        for k_pages, v_pages in cache.layers:
-            k_pages[other_pages.long()] = math.nan
-            v_pages[other_pages.long()] = math.nan
+        cache.spoil(other_pages)
         chunk = Chunk(one.token_ids, pages, 0, start, end)
         other = Chunk(neighbour.token_ids, other_pages, 0, other_start, other_end)
         mine = int(start % 16 == 0)

@@ -1,8 +1,8 @@
 """Wrong calls: an error that names op, argument and dimension, and nothing written.
 
-Each op has one valid call at the binding; every argument of it is then spoilt in every generic way
-(dtype, rank, each dimension, contiguity, not a tensor at all), and every index in turn points
-outside.
+Each op has one valid call at the binding, or one for each kind of pages; every argument of it is
+then spoilt in every generic way (dtype, rank, each dimension, contiguity, not a tensor at all), and
+every index in turn points outside.
 """
 
 from __future__ import annotations
@@ -32,8 +32,44 @@ def pages() -> dict[str, Tensor]:
     return {"k_pages": randn(*k_shape, dtype=BF16), "v_pages": randn(*v_shape, dtype=BF16)}
 
 
+def int8_pages() -> dict[str, Tensor]:
+    k_shape, v_shape = ops.kv_cache_shapes(N, K, D, torch.int8)
+    return {
+        "k_pages": torch.randint(-127, 128, k_shape, dtype=torch.int8),
+        "v_pages": torch.randint(-127, 128, v_shape, dtype=torch.int8),
+        "k_scales": torch.rand(ops.kv_scales_shape(N, K)),
+        "v_scales": torch.rand(ops.kv_scales_shape(N, K)),
+    }
+
+
 def packed(num_rows: int, width: int) -> Tensor:
     return ops.pack_linear(randn(num_rows, width, dtype=BF16)).data
+
+
+def qkv_rope_call() -> Call:
+    return {
+        "x": randn(T, E, dtype=BF16),
+        "weight": packed((H + 2 * K) * D, E),
+        "positions": i32(0, 9, 1, 7, 3),
+        "rope_sets": i32(0, 1, 0, 1, 0),
+        "rope_table": randn(2, 10, 8, 2),
+        "slots": i32(0, 95, 17, 3, 50),
+        **pages(),
+        "q_out": randn(T, H, D, dtype=BF16),
+    }
+
+
+def attention_call() -> Call:
+    return {
+        "q": randn(T, H, D, dtype=BF16),
+        **pages(),
+        "block_tables": i32(0, 1, 2, 3, 4, 5).view(B, M),
+        "query_starts": i32(0, 2, 5),
+        "context_lens": i32(20, 48),
+        "out": randn(T, H * D, dtype=BF16),
+        "window": 0,
+        "scale": 0.2,
+    }
 
 
 def head_call() -> Call:
@@ -68,26 +104,10 @@ VALID: dict[str, Callable[[], Call]] = {
         "out": randn(T, E, dtype=BF16),
         "eps": 1e-5,
     },
-    "qkv_rope": lambda: {
-        "x": randn(T, E, dtype=BF16),
-        "weight": packed((H + 2 * K) * D, E),
-        "positions": i32(0, 9, 1, 7, 3),
-        "rope_sets": i32(0, 1, 0, 1, 0),
-        "rope_table": randn(2, 10, 8, 2),
-        "slots": i32(0, 95, 17, 3, 50),
-        **pages(),
-        "q_out": randn(T, H, D, dtype=BF16),
-    },
-    "attention": lambda: {
-        "q": randn(T, H, D, dtype=BF16),
-        **pages(),
-        "block_tables": i32(0, 1, 2, 3, 4, 5).view(B, M),
-        "query_starts": i32(0, 2, 5),
-        "context_lens": i32(20, 48),
-        "out": randn(T, H * D, dtype=BF16),
-        "window": 0,
-        "scale": 0.2,
-    },
+    "qkv_rope": qkv_rope_call,
+    "qkv_rope int8": lambda: {**qkv_rope_call(), **int8_pages()},
+    "attention": attention_call,
+    "attention int8": lambda: {**attention_call(), **int8_pages()},
     "linear": lambda: {
         "x": randn(T, E, dtype=BF16),
         "weight": packed(F, E),
@@ -140,15 +160,18 @@ VALID: dict[str, Callable[[], Call]] = {
 
 # Dims that nothing else depends on: one more is as valid.
 FREE_DIMS = {
-    ("qkv_rope", "rope_table", 0),
-    ("qkv_rope", "rope_table", 1),
-    ("qkv_rope", "rope_table", 2),
-    ("attention", "block_tables", 1),
+    *((op, "rope_table", dim) for op in ("qkv_rope", "qkv_rope int8") for dim in (0, 1, 2)),
+    *((op, "block_tables", 1) for op in ("attention", "attention int8")),
     ("lm_head", "h", 0),
     ("classify_head", "h", 0),
     ("sample", "logits", 1),
     ("logprobs", "logits", 1),
 }
+
+
+def name_of(op: str) -> str:
+    """The op's own name, of a key of VALID."""
+    return op.split()[0]
 
 
 def tensors(call: Call) -> dict[str, Tensor]:
@@ -171,7 +194,7 @@ def assert_refused(op: str, call: Call, message: str) -> None:
     """The call raises an Error that matches, and leaves every tensor as it was."""
     before = {name: value.clone() for name, value in tensors(call).items()}
     with pytest.raises(_core.Error, match=message):
-        getattr(_core, op)(**call)
+        getattr(_core, name_of(op))(**call)
     for name, value in before.items():
         if value.numel():
             assert_bitwise_equal(call[name], value)
@@ -179,7 +202,7 @@ def assert_refused(op: str, call: Call, message: str) -> None:
 
 @pytest.mark.parametrize("op", VALID)
 def test_the_call_that_the_others_spoil_is_valid(op: str) -> None:
-    assert getattr(_core, op)(**VALID[op]()) is None
+    assert getattr(_core, name_of(op))(**VALID[op]()) is None
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
@@ -187,7 +210,7 @@ def test_the_call_that_the_others_spoil_is_valid(op: str) -> None:
 def test_a_wrong_dtype_is_named(op: str, arg: str, dtype: torch.dtype) -> None:
     call = VALID[op]()
     call[arg] = torch.zeros(call[arg].shape, dtype=dtype)
-    assert_refused(op, call, rf"^{op}: {arg} (is|has) .*, expected ")
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} (is|has) .*, expected ")
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
@@ -195,7 +218,7 @@ def test_a_wrong_rank_is_named(op: str, arg: str) -> None:
     for change in (lambda t: t[None], lambda t: t.flatten()[0], lambda t: t[None, None, None]):
         call = VALID[op]()
         call[arg] = change(call[arg])
-        assert_refused(op, call, rf"^{op}: {arg} (has rank|is a)")
+        assert_refused(op, call, rf"^{name_of(op)}: {arg} (has rank|is a)")
 
 
 @pytest.mark.parametrize(("op", "arg", "dim", "size"), WRONG_SIZES)
@@ -204,21 +227,21 @@ def test_a_wrong_size_is_named(op: str, arg: str, dim: int, size: int) -> None:
     shape = list(call[arg].shape)
     shape[dim] = size
     call[arg] = torch.zeros(shape, dtype=call[arg].dtype)
-    assert_refused(op, call, rf"^{op}: \w+ .*\d+")
+    assert_refused(op, call, rf"^{name_of(op)}: \w+ .*\d+")
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
 def test_a_tensor_that_is_not_dense_is_named(op: str, arg: str) -> None:
     call = VALID[op]()
     call[arg] = call[arg].repeat_interleave(2, dim=-1)[..., ::2]
-    assert_refused(op, call, rf"^{op}: {arg} is not contiguous")
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} is not contiguous")
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
 @pytest.mark.parametrize("value", [[1.0, 2.0], "text", 3, object()], ids=lambda v: type(v).__name__)
 def test_an_argument_that_is_no_tensor_is_a_type_error(op: str, arg: str, value: object) -> None:
     with pytest.raises(TypeError):
-        getattr(_core, op)(**{**VALID[op](), arg: value})
+        getattr(_core, name_of(op))(**{**VALID[op](), arg: value})
 
 
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
@@ -226,10 +249,10 @@ def test_none_is_refused_except_for_what_is_optional(op: str, arg: str) -> None:
     call = {**VALID[op](), arg: None}
     # The last two each stand for their group.
     if arg in {"bias", "min_p", "typical_p", "repetition", "bias_starts"}:
-        getattr(_core, op)(**call)
+        getattr(_core, name_of(op))(**call)
     else:
         with pytest.raises(TypeError):
-            getattr(_core, op)(**call)
+            getattr(_core, name_of(op))(**call)
 
 
 def test_a_read_only_output_is_refused() -> None:
@@ -247,7 +270,7 @@ def test_a_read_only_output_is_refused() -> None:
 def test_an_output_with_overlapping_rows_is_refused(op: str, arg: str) -> None:
     call = VALID[op]()
     call[arg] = call[arg][:1].expand(T, -1)
-    assert_refused(op, call, f"^{op}: {arg} ")
+    assert_refused(op, call, f"^{name_of(op)}: {arg} ")
 
 
 def test_a_tensor_without_memory_is_refused() -> None:
@@ -271,7 +294,9 @@ INDEX_CASES: list[tuple[str, str, int | tuple[int, ...], float, str]] = [
     *(("qkv_rope", "positions", 4, bad, "positions[4]") for bad in (-1, 10, BIG)),
     *(("qkv_rope", "rope_sets", 0, bad, "rope_sets[0]") for bad in (-1, 2, BIG)),
     *(("qkv_rope", "slots", 2, bad, "slots[2]") for bad in (-1, 16 * N, BIG)),
+    *(("qkv_rope int8", "slots", 2, bad, "slots[2]") for bad in (-1, 16 * N, BIG)),
     *(("attention", "block_tables", (1, 2), bad, "block_tables[1, 2]") for bad in (-1, N, BIG)),
+    *(("attention int8", "block_tables", (1, 2), bad, "block_tables[1, 2]") for bad in (-1, N)),
     ("attention", "block_tables", (0, 0), -1, "block_tables[0, 0]"),
     ("attention", "query_starts", 0, 1, "query_starts[0]"),
     ("attention", "query_starts", 0, -1, "query_starts[0]"),
@@ -317,7 +342,7 @@ def test_a_value_out_of_range_is_named(
 ) -> None:
     call = VALID[op]()
     call[arg] = at(index, value)(call[arg])
-    assert_refused(op, call, rf"^{op}: {re.escape(place)}")
+    assert_refused(op, call, rf"^{name_of(op)}: {re.escape(place)}")
 
 
 def test_packed_embedding_checks_ids_against_the_vocabulary_not_the_padding() -> None:
@@ -345,11 +370,22 @@ SCALAR_CASES: list[tuple[str, str, float]] = [
 
 @pytest.mark.parametrize(("op", "arg", "value"), SCALAR_CASES)
 def test_a_scalar_out_of_range_is_named(op: str, arg: str, value: float) -> None:
-    assert_refused(op, {**VALID[op](), arg: value}, rf"^{op}: .*{arg}|^{op}: table")
+    assert_refused(
+        op, {**VALID[op](), arg: value}, rf"^{name_of(op)}: .*{arg}|^{name_of(op)}: table"
+    )
 
 
 def test_accumulating_into_bfloat16_is_refused() -> None:
     assert_refused("linear", {**VALID["linear"](), "accumulate": True}, "^linear: .*accumulate")
+
+
+@pytest.mark.parametrize("op", ["qkv_rope", "attention"])
+def test_int8_pages_and_scales_come_together(op: str) -> None:
+    int8, floats = int8_pages(), pages()
+    scales = {name: tensor for name, tensor in int8.items() if name not in floats}
+    without = {**VALID[op](), **int8, **dict.fromkeys(scales)}
+    assert_refused(op, without, f"^{op}: v_pages is int8, expected bfloat16")
+    assert_refused(op, {**VALID[op](), **scales}, f"^{op}: v_pages is bfloat16, expected int8")
 
 
 def test_heads_that_are_no_multiple_of_kv_heads_are_refused() -> None:

@@ -56,8 +56,11 @@ def test_packing_does_not_depend_on_the_number_of_threads(
     assert_bitwise_equal(ops.pack_linear(weight).data, reference.pack_panels(weight))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_kv_cache_shapes_hold_the_pages_of_the_reference(dtype: torch.dtype) -> None:
     logical = torch.zeros(5, ops.PAGE_SIZE, 2, 48, dtype=dtype)
     k_shape, v_shape = ops.kv_cache_shapes(5, 2, 48, dtype)
     assert k_shape == tuple(reference.to_k_pages(logical).shape)
     assert v_shape == tuple(reference.to_v_pages(logical).shape)
+    scales = torch.zeros(5, ops.PAGE_SIZE, 2)
+    assert ops.kv_scales_shape(5, 2) == tuple(reference.to_scale_pages(scales).shape)

@@ -8,6 +8,10 @@ namespace {
 constexpr int kMaxBlocks = 4;     // of 16 dims, per register tile
 constexpr int kPrefetchRows = 4;  // as in gemm.cc
 
+// Blocks of 16 dims that one fetched cache line holds.
+template <typename T>
+constexpr int kLineBlocks = 64 / static_cast<int>(kLanes * sizeof(T));
+
 template <typename T, int kRows, int kBlocks>
 void value_tile(const ValueTile& tile, int row, int block) {
   float* out = tile.out + row * tile.out_stride + block * kLanes;
@@ -24,7 +28,7 @@ void value_tile(const ValueTile& tile, int row, int block) {
       F values[kBlocks];
       for (int b = 0; b < kBlocks; ++b) {
         const int at = (key % kLanes) * tile.head_dim + b * kLanes;
-        if constexpr (kRows <= kPrefetchRows) prefetch(next + at);
+        if (kRows <= kPrefetchRows && b % kLineBlocks<T> == 0) prefetch(next + at);
         values[b] = load(v + at);
       }
       for (int r = 0; r < kRows; ++r) {
@@ -114,6 +118,14 @@ void softmax_span(float* scores, int first, int last, float scale, float* max_ou
 
 void values_f32(const ValueTile& tile) { values<float>(tile); }
 void values_bf16(const ValueTile& tile) { values<std::uint16_t>(tile); }
+void values_int8(const ValueTile& tile) { values<std::int8_t>(tile); }
+
+void scale_keys(float* x, const float* const* scales, int first, int last) {
+  for (int group = first / kLanes; group * kLanes < last; ++group) {
+    float* lanes = x + group * kLanes;
+    store(lanes, mul(load(lanes), load(scales[group])));
+  }
+}
 
 void merge(float* o, const float* span, float a, float b, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += kLanes) {

@@ -9,10 +9,13 @@ namespace phi3::cpu::PHI3_ISA {
 
 void gemm_f32(const GemmTile& tile);
 void gemm_bf16(const GemmTile& tile);
+void gemm_int8(const GemmTile& tile);
 
 void softmax_span(float* scores, int first, int last, float scale, float* max, float* sum);
 void values_f32(const ValueTile& tile);
 void values_bf16(const ValueTile& tile);
+void values_int8(const ValueTile& tile);
+void scale_keys(float* x, const float* const* scales, int first, int last);
 void merge(float* o, const float* span, float a, float b, std::int64_t n);
 void scale_to_f32(const float* o, float factor, void* out, std::int64_t n);
 void scale_to_bf16(const float* o, float factor, void* out, std::int64_t n);
@@ -20,6 +23,7 @@ void scale_to_bf16(const float* o, float factor, void* out, std::int64_t n);
 void rms_norm_f32(const float* h, const void* weight, float eps, void* out, std::int64_t n);
 void rms_norm_bf16(const float* h, const void* weight, float eps, void* out, std::int64_t n);
 void to_bf16(const float* src, void* dst, std::int64_t n);
+float quantize(const float* x, std::int8_t* out, std::int64_t n);
 void add_f32(float* dst, const void* src, std::int64_t n);
 void add_bf16(float* dst, const void* src, std::int64_t n);
 void silu_mul(float* gate, const float* up, std::int64_t n);

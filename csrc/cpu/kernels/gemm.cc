@@ -69,6 +69,31 @@ void tile_f32(const GemmTile& tile, int row, int panel) {
 }
 
 template <int kRows, int kPanels>
+void tile_int8(const GemmTile& tile, int row, int panel) {
+  constexpr std::int64_t kLineK = 64 / kLanes;  // as much k as one cache line holds
+  float* out = tile.out + row * tile.out_stride + panel * kLanes;
+  const Pointers<float, kRows> x(tile.x + row);
+  const Pointers<std::int8_t, kPanels> w(tile.panels + panel);
+  const Pointers<std::int8_t, kPanels> next(tile.prefetch + panel);
+  Accumulators<kRows, kPanels> acc;
+  acc.start(tile, out);
+  for (std::int64_t line = 0; line < tile.k; line += kLineK) {
+    for (int p = 0; p < kPanels; ++p) {
+      if constexpr (kRows <= kPrefetchRows) prefetch(next.at[p] + line * kLanes);
+    }
+    for (std::int64_t k = line; k < line + kLineK; ++k) {
+      F weights[kPanels];
+      for (int p = 0; p < kPanels; ++p) weights[p] = load(w.at[p] + k * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        const F value = set1(x.at[r][k]);
+        for (int p = 0; p < kPanels; ++p) acc.v[r][p] = fma(value, weights[p], acc.v[r][p]);
+      }
+    }
+  }
+  acc.finish(tile, out);
+}
+
+template <int kRows, int kPanels>
 void tile_bf16(const GemmTile& tile, int row, int panel) {
   float* out = tile.out + row * tile.out_stride + panel * kLanes;
   const Pointers<std::uint16_t, kRows> x(tile.x + row);
@@ -112,39 +137,43 @@ void tile_bf16(const GemmTile& tile, int row, int panel) {
 
 using TileFn = void (*)(const GemmTile&, int row, int panel);
 
-template <bool kIsBf16, int kRows, int kPanels>
+enum class Panels { kF32, kBf16, kInt8 };
+
+template <Panels kKind, int kRows, int kPanels>
 constexpr TileFn tile_fn() {
   if constexpr (kRows * kPanels > kAccumulators) {
     return nullptr;
-  } else if constexpr (kIsBf16) {
+  } else if constexpr (kKind == Panels::kBf16) {
     return tile_bf16<kRows, kPanels>;
+  } else if constexpr (kKind == Panels::kInt8) {
+    return tile_int8<kRows, kPanels>;
   } else {
     return tile_f32<kRows, kPanels>;
   }
 }
 
-template <bool kIsBf16>
+template <Panels kKind>
 struct TileTable {
   TileFn at[kTileRows][kTilePanels];
 };
 
-template <bool kIsBf16, int kRows>
-constexpr void fill_row(TileTable<kIsBf16>& table) {
-  table.at[kRows - 1][0] = tile_fn<kIsBf16, kRows, 1>();
-  table.at[kRows - 1][1] = tile_fn<kIsBf16, kRows, 2>();
-  table.at[kRows - 1][2] = tile_fn<kIsBf16, kRows, 3>();
-  table.at[kRows - 1][3] = tile_fn<kIsBf16, kRows, 4>();
+template <Panels kKind, int kRows>
+constexpr void fill_row(TileTable<kKind>& table) {
+  table.at[kRows - 1][0] = tile_fn<kKind, kRows, 1>();
+  table.at[kRows - 1][1] = tile_fn<kKind, kRows, 2>();
+  table.at[kRows - 1][2] = tile_fn<kKind, kRows, 3>();
+  table.at[kRows - 1][3] = tile_fn<kKind, kRows, 4>();
 }
 
-template <bool kIsBf16>
-constexpr TileTable<kIsBf16> make_table() {
-  TileTable<kIsBf16> table{};
-  fill_row<kIsBf16, 1>(table);
-  fill_row<kIsBf16, 2>(table);
-  fill_row<kIsBf16, 3>(table);
-  fill_row<kIsBf16, 4>(table);
-  fill_row<kIsBf16, 5>(table);
-  fill_row<kIsBf16, 6>(table);
+template <Panels kKind>
+constexpr TileTable<kKind> make_table() {
+  TileTable<kKind> table{};
+  fill_row<kKind, 1>(table);
+  fill_row<kKind, 2>(table);
+  fill_row<kKind, 3>(table);
+  fill_row<kKind, 4>(table);
+  fill_row<kKind, 5>(table);
+  fill_row<kKind, 6>(table);
   return table;
 }
 
@@ -153,9 +182,9 @@ constexpr int min_int(int a, int b) { return a < b ? a : b; }
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Covers the tile with register tiles, as many rows as fit first: they share the unpacked weights.
-template <bool kIsBf16>
+template <Panels kKind>
 void gemm(const GemmTile& tile) {
-  static constexpr TileTable<kIsBf16> kTable = make_table<kIsBf16>();
+  static constexpr TileTable<kKind> kTable = make_table<kKind>();
   const int max_rows = min_int(tile.num_rows, kRegisterRows);
   for (int row = 0; row < tile.num_rows; row += max_rows) {
     const int rows = min_int(max_rows, tile.num_rows - row);
@@ -170,7 +199,8 @@ void gemm(const GemmTile& tile) {
 
 }  // namespace
 
-void gemm_f32(const GemmTile& tile) { gemm<false>(tile); }
-void gemm_bf16(const GemmTile& tile) { gemm<true>(tile); }
+void gemm_f32(const GemmTile& tile) { gemm<Panels::kF32>(tile); }
+void gemm_bf16(const GemmTile& tile) { gemm<Panels::kBf16>(tile); }
+void gemm_int8(const GemmTile& tile) { gemm<Panels::kInt8>(tile); }
 
 }  // namespace phi3::cpu::PHI3_ISA

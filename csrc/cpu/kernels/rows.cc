@@ -69,6 +69,33 @@ void to_bf16(const float* src, void* dst, std::int64_t n) {
       });
 }
 
+float quantize(const float* x, std::int8_t* out, std::int64_t n) {
+  F largest = zero();
+  bool is_finite = true;
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const F v = load(x + i);
+    is_finite &= !any_nan(v);
+    largest = max(largest, max(v, sub(zero(), v)));
+  }
+  const float max_abs = max_lanes(largest);
+  is_finite &= max_abs <= __FLT_MAX__;
+  const float scale = max_abs / 127.0F;  // 0 also where it is below the smallest float
+  if (!is_finite || scale == 0.0F) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = 0;
+    return is_finite ? 0.0F : __builtin_nanf("");
+  }
+  const F limit = set1(127.0F);       // of use where the scale is subnormal and has few bits
+  const F shift = set1(12582912.0F);  // 1.5 · 2^23: adding it rounds to an integer in the low bits
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const F ratio = div(load(x + i), set1(scale));
+    const F shifted = add(max(sub(zero(), limit), min(limit, ratio)), shift);
+    std::uint32_t bits[kLanes];
+    __builtin_memcpy(bits, &shifted, sizeof bits);
+    for (int lane = 0; lane < kLanes; ++lane) out[i + lane] = static_cast<std::int8_t>(bits[lane]);
+  }
+  return scale;
+}
+
 void add_f32(float* dst, const void* src, std::int64_t n) {
   add_to(dst, static_cast<const float*>(src), n);
 }

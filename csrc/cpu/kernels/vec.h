@@ -17,6 +17,7 @@ namespace {
 
 inline F load(const std::uint16_t* p) { return load_bf16(p); }
 inline void store(std::uint16_t* p, F v) { store_bf16(p, v); }
+inline F load(const std::int8_t* p) { return load_int8(p); }
 
 // First n lanes (0 < n < 16); the rest are 0.
 template <typename T>

@@ -105,6 +105,14 @@ inline void store_bf16(std::uint16_t* p, F v) {
   narrow4(p + 12, v.q3);
 }
 
+inline Quad widen_int8(const std::int8_t* p) {
+  using Integers = std::int32_t __attribute__((vector_size(16)));
+  return __builtin_convertvector((Integers{p[0], p[1], p[2], p[3]}), Quad);
+}
+inline F load_int8(const std::int8_t* p) {
+  return {widen_int8(p), widen_int8(p + 4), widen_int8(p + 8), widen_int8(p + 12)};
+}
+
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace
