@@ -130,7 +130,7 @@ def _serve_flags(args: argparse.Namespace) -> list[str]:
     """The model flags as they were given, for `serve`."""
     models = args.model or ([] if args.config else [DEFAULT_MODEL])
     flags = [f"--model={model}" for model in models]
-    for name in ("dtype", "device", "threads", "kv_memory", "config"):
+    for name in ("dtype", "device", "threads", "kv_memory", "kv_dtype", "config"):
         value = getattr(args, name)
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")

@@ -6,9 +6,10 @@ import argparse
 import json
 
 from phi3svc.config.checkpoint import fingerprint, resolve_source
-from phi3svc.config.model import BYTES_PER_ELEMENT, DType, Phi3Config
+from phi3svc.config.model import BYTES_PER_ELEMENT, DType, KVDType, Phi3Config
 
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
+KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +53,8 @@ def describe(config: Phi3Config) -> dict[str, object]:
         facts["labels"] = list(config.id2label)
     for dtype in DTYPES:
         facts[f"weights_in_{dtype}"] = config.num_params * BYTES_PER_ELEMENT[dtype]
-    for dtype in DTYPES:
-        facts[f"kv_bytes_per_token_in_{dtype}"] = config.kv_bytes_per_token(dtype)
+    for kv_dtype in KV_DTYPES:
+        facts[f"kv_bytes_per_token_in_{kv_dtype}"] = config.kv_bytes_per_token(kv_dtype)
     return facts
 
 

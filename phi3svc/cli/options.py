@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from phi3svc.config.engine import KV_DTYPES
 from phi3svc.config.server import DEVICES, DTYPES, ModelSpec, ServerConfig, load_server_config
 from phi3svc.errors import ConfigError
 
@@ -20,7 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="local folder, hub id, or demo, demo-sentiment, demo-entities; may repeat; "
         "the embedded models by default",
     )
-    group.add_argument("--dtype", choices=DTYPES, help="weights and KV cache; default: auto")
+    group.add_argument("--dtype", choices=DTYPES, help="weights; default: auto")
     group.add_argument("--device", choices=DEVICES, help="default: cpu")
     group.add_argument("--threads", type=int, help="compute threads; default, and 0: one per core")
     group.add_argument(
@@ -28,6 +29,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="MIB",
         help="KV cache of all models; default, and 0: half of what is free",
+    )
+    group.add_argument(
+        "--kv-dtype",
+        choices=KV_DTYPES,
+        help="KV cache; default: auto, the model's dtype",
     )
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="every other setting")
 
@@ -56,6 +62,7 @@ def server_config(
     engine = {
         "num_threads": args.threads,
         "kv_memory_bytes": args.kv_memory << 20 if args.kv_memory is not None else None,
+        "kv_dtype": args.kv_dtype,
     }
     return load_server_config(args.config, overrides, engine)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from phi3svc.errors import ConfigError
 
+KV_DTYPES = ("auto", "int8")
+
 BLOCK_SIZE = 16
 """Tokens per KV block; the CPU kernels' page size."""
 
@@ -23,11 +25,12 @@ class EngineConfig:
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
     together, 0 for half of what is free once the weights are loaded (never more than the models can
-    use). num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what was
-    computed for prompts and answers as long as there is room, for requests that begin alike.
-    max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
-    pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
-    when they compete for the time that prompts take.
+    use). kv_dtype: what the blocks hold, "auto" for the model's dtype or "int8", which takes half
+    of bfloat16's memory and a quarter of float32's. num_threads: compute threads, 0 for one per
+    available CPU. prefix_cache: keep what was computed for prompts and answers as long as there is
+    room, for requests that begin alike. max_draft_tokens: guesses of the next tokens that a step
+    computes for one sequence, where that pays; 0 turns speculation off. tenant_weights: shares of
+    the tenants that have another than 1, when they compete for the time that prompts take.
     """
 
     max_step_tokens: int = 512
@@ -35,6 +38,7 @@ class EngineConfig:
     max_waiting_requests: int = 1024
     max_waiting_tokens: int = 4 << 20
     kv_memory_bytes: int = 0
+    kv_dtype: str = "auto"
     num_threads: int = 0
     prefix_cache: bool = True
     max_draft_tokens: int = 8
@@ -48,6 +52,10 @@ class EngineConfig:
         self._check("kv_memory_bytes", 0, 1 << 48)
         self._check("num_threads", 0, MAX_THREADS)
         self._check("max_draft_tokens", 0, 64)
+        if self.kv_dtype not in KV_DTYPES:
+            raise ConfigError(
+                f"engine.kv_dtype={self.kv_dtype!r}: must be one of {', '.join(KV_DTYPES)}"
+            )
         if not isinstance(self.prefix_cache, bool):
             raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
         for tenant, weight in self.tenant_weights.items():

@@ -20,6 +20,7 @@ from phi3svc.errors import ConfigError
 
 Task = Literal["generation", "sequence-classification", "token-classification", "hidden-states"]
 DType = Literal["float32", "bfloat16"]
+KVDType = Literal["float32", "bfloat16", "int8"]
 
 TASKS: Mapping[str, Task] = {
     "Phi3ForCausalLM": "generation",
@@ -197,10 +198,13 @@ class Phi3Config:
             head = len(self.id2label) * hidden
         return self.num_hidden_layers * layer + embeddings + hidden + head
 
-    def kv_bytes_per_token(self, dtype: DType) -> int:
-        """Bytes that one token's keys and values take in all layers."""
-        per_layer = 2 * self.num_key_value_heads * self.head_dim * BYTES_PER_ELEMENT[dtype]
-        return self.num_hidden_layers * per_layer
+    def kv_bytes_per_token(self, dtype: KVDType) -> int:
+        """Bytes that one token's keys and values take in all layers, int8 with its scales."""
+        if dtype == "int8":
+            per_head = self.head_dim + 4  # a float32 scale each
+        else:
+            per_head = self.head_dim * BYTES_PER_ELEMENT[dtype]
+        return self.num_hidden_layers * 2 * self.num_key_value_heads * per_head
 
     def rope_set(self, sequence_len: int) -> Literal[0, 1]:
         """The factor set of a whole sequence of `sequence_len` tokens: 1 is long, 0 short or only.

@@ -16,7 +16,7 @@ from phi3svc.engine.runner import Runner
 from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
-from phi3svc.model.kv_cache import KVCache
+from phi3svc.model.kv_cache import KVCache, page_dtype
 from phi3svc.model.phi3 import Phi3Network
 from phi3svc.ops import PAGE_SIZE
 
@@ -35,7 +35,8 @@ class EngineCore:
         self._scheduler = Scheduler(
             config, self._blocks, network.config.max_position_embeddings, network.config.rope_set
         )
-        self._runner = Runner(network, KVCache(network.config, num_blocks, network.dtype))
+        kv_dtype = page_dtype(config.kv_dtype, network.dtype)
+        self._runner = Runner(network, KVCache(network.config, num_blocks, kv_dtype))
 
     @property
     def has_work(self) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.engine import EngineConfig
+from phi3svc.config.model import KVDType
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
 from phi3svc.engine.protocol import LoadedModel, LoadProgress, ModelSource
 from phi3svc.engine.request import CancelRequest, Request
 from phi3svc.errors import ConfigError, Phi3Error
+from phi3svc.model.kv_cache import page_dtype
 from phi3svc.model.loader import load_network
 from phi3svc.model.phi3 import Phi3Network
 
@@ -99,9 +102,8 @@ def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> d
     block_bytes = {}
     needs = []
     for name, network in networks.items():
-        bytes_per_token = network.config.kv_bytes_per_token(
-            "bfloat16" if network.dtype.itemsize == 2 else "float32"
-        )
+        dtype = str(page_dtype(config.kv_dtype, network.dtype)).removeprefix("torch.")
+        bytes_per_token = network.config.kv_bytes_per_token(cast(KVDType, dtype))
         block_bytes[name] = bytes_per_token * ops.PAGE_SIZE
         num_blocks_per_sequence = -(-network.config.max_position_embeddings // ops.PAGE_SIZE)
         needs.append(config.max_sequences * num_blocks_per_sequence * block_bytes[name])

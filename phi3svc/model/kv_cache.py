@@ -12,8 +12,9 @@ from phi3svc.config.model import Phi3Config
 class KVCache:
     """`layers[i]` is layer i's (k_pages, v_pages), shaped as `ops.kv_cache_shapes` says.
 
-    One page id stands for the same P tokens in all layers. Pages start as whatever memory holds:
-    kernels read no slot that was not written.
+    `scales[i]` are the (k_scales, v_scales) of int8 pages, (None, None) of others. One page id
+    stands for the same P tokens in all layers. Pages start as whatever memory holds: kernels read
+    no slot that was not written.
     """
 
     def __init__(
@@ -23,14 +24,24 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        k_shape, v_shape = ops.kv_cache_shapes(
-            num_pages, config.num_key_value_heads, config.head_dim, dtype
-        )
+        """dtype: the model's, or int8."""
+        num_kv_heads = config.num_key_value_heads
+        k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, config.head_dim, dtype)
+        scales_shape = ops.kv_scales_shape(num_pages, num_kv_heads)
         self.num_pages = num_pages
-        self.layers: list[tuple[Tensor, Tensor]] = [
-            (
-                torch.empty(k_shape, dtype=dtype, device=device),
-                torch.empty(v_shape, dtype=dtype, device=device),
-            )
-            for _ in range(config.num_hidden_layers)
-        ]
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.scales: list[tuple[Tensor, Tensor] | tuple[None, None]] = []
+        for _ in range(config.num_hidden_layers):
+            k_pages = torch.empty(k_shape, dtype=dtype, device=device)
+            v_pages = torch.empty(v_shape, dtype=dtype, device=device)
+            self.layers.append((k_pages, v_pages))
+            if dtype == torch.int8:
+                k_scales = torch.empty(scales_shape, dtype=torch.float32, device=device)
+                self.scales.append((k_scales, torch.empty_like(k_scales)))
+            else:
+                self.scales.append((None, None))
+
+
+def page_dtype(kv_dtype: str, model_dtype: torch.dtype) -> torch.dtype:
+    """What pages hold under the setting `engine.kv_dtype`, "auto" or "int8"."""
+    return torch.int8 if kv_dtype == "int8" else model_dtype

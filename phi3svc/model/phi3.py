@@ -93,7 +93,9 @@ class Phi3Network:
         act = self._buffer("act", t, c.intermediate_size)
 
         ops.embedding(inputs.token_ids, self.weights.embedding, h)
-        for layer, (k_pages, v_pages) in zip(self.weights.layers, kv.layers, strict=True):
+        for layer, (k_pages, v_pages), scales in zip(
+            self.weights.layers, kv.layers, kv.scales, strict=True
+        ):
             ops.rms_norm(h, layer.input_norm, c.rms_norm_eps, x)
             ops.qkv_rope(
                 x,
@@ -105,6 +107,7 @@ class Phi3Network:
                 k_pages,
                 v_pages,
                 q,
+                *scales,
             )
             ops.attention(
                 q,
@@ -116,6 +119,7 @@ class Phi3Network:
                 self._window,
                 self._scale,
                 mixed,
+                *scales,
             )
             ops.linear(mixed, layer.o, h, accumulate=True)
             ops.rms_norm(h, layer.post_attention_norm, c.rms_norm_eps, x)

@@ -73,6 +73,9 @@ def test_info_describes_without_loading() -> None:
     assert facts["architecture"] == "Phi3ForCausalLM"
     assert facts["weights_in_float32"] == 4 * facts["parameters"]
     assert "longrope" in facts["rope"]
+    # 4 layers, keys and values of 2 heads: 32 bytes and a scale each.
+    assert facts["kv_bytes_per_token_in_bfloat16"] == 4 * 2 * 2 * 64
+    assert facts["kv_bytes_per_token_in_int8"] == 4 * 2 * 2 * 36
     table = phi3svc("info", "demo").stdout
     assert f"{facts['parameters']:,}" in table
 

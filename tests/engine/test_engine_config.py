@@ -33,6 +33,13 @@ def test_the_prefix_cache_is_on_or_off() -> None:
         EngineConfig(prefix_cache=1)  # type: ignore[arg-type]
 
 
+def test_the_kv_dtype_is_one_of_two() -> None:
+    assert EngineConfig().kv_dtype == "auto"
+    assert EngineConfig(kv_dtype="int8").kv_dtype == "int8"
+    with pytest.raises(ConfigError, match=r"engine\.kv_dtype='int4': must be one of auto, int8"):
+        EngineConfig(kv_dtype="int4")
+
+
 @pytest.mark.parametrize("weight", [0, 101, 1.5])
 def test_a_weight_out_of_range_is_named(weight: int) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.tenant_weights\.gold={weight}: must be 1 to"):

@@ -63,6 +63,7 @@ def test_mini_128k() -> None:
     assert config.eos_token_ids == (32000, 32001, 32007)
     assert config.num_params == 3_821_079_552
     assert config.kv_bytes_per_token("bfloat16") == 393_216
+    assert config.kv_bytes_per_token("int8") == 204_800
     assert [config.rope_set(n) for n in (1, 4096, 4097, 131072)] == [0, 0, 1, 1]
     assert config.generation == GenerationDefaults(False, 1.0, 50, 1.0)
 
