@@ -5,6 +5,17 @@ that live as long as the model. Every output is passed in. The extension checks 
 contiguity and index ranges of every argument before it writes anything, and raises `Error` (a
 `ValueError`) naming op, argument and dimension: `rms_norm: weight dim 0 (E) is 32, expected 64`.
 
+Calls that are made again and again on the same tensors can be recorded in a `Program`:
+
+    program = ops.Program()
+    with program:
+        ops.rms_norm(h, weight, eps, x)  # checked, and not run
+        ops.linear(x, projection, out)
+    program.run()  # both, in one call; as often as wanted
+
+It keeps the tensors alive, which must not be resized. What index tensors hold (token ids, slots,
+positions) counts when it runs, and is checked then. It belongs to one thread at a time.
+
 Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
 of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,
 P = 16 tokens per page, M pages per block table. A is the model's dtype, float32 or bfloat16. Row
@@ -28,6 +39,7 @@ from torch import Tensor
 from phi3svc import _core
 from phi3svc._core import (
     Error,
+    Program,
     available_isas,
     build_info,
     isa,
@@ -42,6 +54,7 @@ __all__ = [
     "Error",
     "PackedLinear",
     "Penalties",
+    "Program",
     "attention",
     "available_isas",
     "build_info",

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/check.h"
+#include "ops/program.h"
 
 namespace py = pybind11;
 
@@ -84,16 +85,18 @@ void release(const py::object& capsule, const char* name) {
 constexpr const char* kUsedName = "used_dltensor";
 constexpr const char* kUsedVersionedName = "used_dltensor_versioned";
 
+void release(const py::object& capsule) {
+  if (PyCapsule_IsValid(capsule.ptr(), kUsedVersionedName) != 0) {
+    release<dlpack::VersionedTensor>(capsule, kUsedVersionedName);
+  } else {
+    release<dlpack::ManagedTensor>(capsule, kUsedName);
+  }
+}
+
 }  // namespace
 
 Arguments::~Arguments() {
-  for (std::size_t idx = 0; idx < num_capsules_; ++idx) {
-    if (PyCapsule_IsValid(capsules_[idx].ptr(), kUsedVersionedName) != 0) {
-      release<dlpack::VersionedTensor>(capsules_[idx], kUsedVersionedName);
-    } else {
-      release<dlpack::ManagedTensor>(capsules_[idx], kUsedName);
-    }
-  }
+  for (std::size_t idx = 0; idx < num_capsules_; ++idx) release(capsules_[idx]);
 }
 
 TensorView Arguments::input(const char* name, py::handle object) {
@@ -113,6 +116,9 @@ TensorView Arguments::convert(const char* name, py::handle object, bool is_outpu
   if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(object.ptr()))) {
     dlpack::Tensor tensor{};
     if (api->borrow_from_object(object.ptr(), &tensor) != 0) throw py::error_already_set();
+    if (ops::Program* program = ops::Program::recorded()) {
+      program->keep({object.inc_ref().ptr(), [](PyObject* tensor) { Py_DECREF(tensor); }});
+    }
     return view_of(name, tensor);
   }
   return borrow(name, object, is_output);
@@ -144,7 +150,14 @@ TensorView Arguments::borrow(const char* name, py::handle object, bool is_output
   } else {
     throw py::type_error(label(op_, name) + ": __dlpack__ returned no DLPack capsule");
   }
-  capsules_[num_capsules_++] = std::move(capsule);
+  if (ops::Program* program = ops::Program::recorded()) {
+    program->keep({new py::object(capsule), [](py::object* kept) {
+                     release(*kept);
+                     delete kept;
+                   }});
+  } else {
+    capsules_[num_capsules_++] = std::move(capsule);
+  }
   PHI3_CHECK(is_known, op_, ": ", name, " speaks an unknown major version of DLPack");
   PHI3_CHECK(!is_output || !is_read_only, op_, ": ", name, " is read-only");
   return view_of(name, *tensor);

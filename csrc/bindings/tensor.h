@@ -12,7 +12,8 @@
 namespace phi3::bindings {
 
 // The tensors of one call. Converts them while the GIL is held and keeps their memory alive until
-// destroyed, which must happen with the GIL held as well.
+// destroyed, which must happen with the GIL held as well. A call that is recorded gives them to its
+// program to keep.
 //
 // A tensor is anything with DLPack's C exchange API (torch.Tensor) or its `__dlpack__`
 // (numpy.ndarray). Anything else is a TypeError; an unsupported dtype, rank or device, a misaligned

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from phi3svc.ops import PAGE_SIZE
+
+_TABLE_STEP = 8  # pages; lets inputs have the same shape for a while as their sequences grow
 
 
 @dataclass(frozen=True)
@@ -26,55 +31,70 @@ class Chunk:
     pages: Sequence[int]
 
 
-@dataclass(frozen=True)
+class InputShape(NamedTuple):
+    """T, B and M of a `ModelInput`."""
+
+    num_tokens: int
+    num_sequences: int
+    table_len: int
+
+
 class ModelInput:
     """T tokens of B sequences, packed without padding, in the order of the sequences.
 
     token_ids, positions, rope_sets, slots (page · P + offset): int32 [T]; query_starts: int32
     [B+1], where each sequence's tokens begin, and T; context_lens: int32 [B], tokens of each
     sequence with these; block_tables: int32 [B, M], page ids, rows padded with anything.
+
+    data: all of them, one behind the other; they are views of it. Inputs of one `shape` are laid
+    out alike, so copying `data` is copying an input. num_positions: the largest of context_lens.
     """
 
-    token_ids: Tensor
-    positions: Tensor
-    rope_sets: Tensor
-    slots: Tensor
-    query_starts: Tensor
-    context_lens: Tensor
-    block_tables: Tensor
+    def __init__(self, shape: InputShape, num_positions: int = 0) -> None:
+        self.num_positions = num_positions
+        t, b, m = self.shape = shape
+        self.data = torch.zeros(4 * t + 2 * b + 1 + b * m, dtype=torch.int32)
+        parts = torch.split(self.data, [t, t, t, t, b + 1, b, b * m])
+        self.token_ids, self.positions, self.rope_sets, self.slots = parts[:4]
+        self.query_starts, self.context_lens = parts[4:6]
+        self.block_tables = parts[6].view(b, m)
 
     @property
     def num_tokens(self) -> int:
-        return self.token_ids.shape[0]
+        return self.shape.num_tokens
 
     @classmethod
     def pack(cls, chunks: Sequence[Chunk]) -> ModelInput:
         """Lay out one chunk each of distinct sequences."""
-        token_ids: list[int] = []
-        positions: list[int] = []
-        rope_sets: list[int] = []
-        slots: list[int] = []
-        query_starts = [0]
-        for chunk in chunks:
-            span = range(chunk.start, chunk.start + len(chunk.token_ids))
-            token_ids += chunk.token_ids
-            positions += span
-            rope_sets += [chunk.rope_set] * len(span)
-            slots += [chunk.pages[p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for p in span]
-            query_starts.append(len(token_ids))
+        lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int32)
+        starts = np.array([chunk.start for chunk in chunks], np.int32)
+        query_starts = np.zeros(len(chunks) + 1, np.int32)
+        np.cumsum(lengths, out=query_starts[1:])
+        num_tokens = int(query_starts[-1])
         num_pages = max(len(chunk.pages) for chunk in chunks)
-        block_tables = np.zeros((len(chunks), num_pages), np.int32)
-        for row, chunk in zip(block_tables, chunks, strict=True):
-            row[: len(chunk.pages)] = chunk.pages
-        return cls(
-            token_ids=int32_tensor(token_ids),
-            positions=int32_tensor(positions),
-            rope_sets=int32_tensor(rope_sets),
-            slots=int32_tensor(slots),
-            query_starts=int32_tensor(query_starts),
-            context_lens=int32_tensor([chunk.start + len(chunk.token_ids) for chunk in chunks]),
-            block_tables=torch.from_numpy(block_tables),
+        table_len = -(-num_pages // _TABLE_STEP) * _TABLE_STEP
+        rows = [array("i", chunk.pages).tobytes().ljust(4 * table_len, b"\0") for chunk in chunks]
+        block_tables = np.frombuffer(b"".join(rows), np.int32).reshape(-1, table_len)
+
+        owners = np.repeat(np.arange(len(chunks)), lengths)
+        positions = np.arange(num_tokens, dtype=np.int32) + (starts - query_starts[:-1])[owners]
+        pages = block_tables[owners, positions // PAGE_SIZE]
+        context_lens = starts + lengths
+        shape = InputShape(num_tokens, len(chunks), table_len)
+        inputs = cls(shape, num_positions=int(context_lens.max()))
+        np.concatenate(
+            (
+                list(chain.from_iterable(chunk.token_ids for chunk in chunks)),
+                positions,
+                np.array([chunk.rope_set for chunk in chunks])[owners],
+                pages * PAGE_SIZE + positions % PAGE_SIZE,
+                query_starts,
+                context_lens,
+                block_tables.reshape(-1),
+            ),
+            out=inputs.data.numpy(),
         )
+        return inputs
 
 
 def int32_tensor(values: list[int]) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from phi3svc import ops
 from phi3svc.config.model import Phi3Config
 from phi3svc.model.inputs import ModelInput
 from phi3svc.model.kv_cache import KVCache
+from phi3svc.model.passes import RecordedPass, RecordedPasses
 from phi3svc.model.rope import RopeTables
 from phi3svc.ops import PackedLinear
 
@@ -58,7 +60,8 @@ class Phi3Network:
     """Decoder layers and the heads that the checkpoint has.
 
     Workspaces are kept between calls: what `forward`, `logits` and `scores` return is good until
-    the next call of the same method. Not for two threads at once.
+    the next call of the same method. Passes are recorded, and run again on inputs of the same
+    shape. Not for two threads at once.
     """
 
     def __init__(self, config: Phi3Config, weights: Phi3Weights, heads: frozenset[Head]) -> None:
@@ -69,6 +72,7 @@ class Phi3Network:
         self._scale = config.head_dim**-0.5
         self._window = config.sliding_window or 0
         self._buffers: dict[str, Tensor] = {}
+        self._passes: WeakKeyDictionary[KVCache, RecordedPasses] = WeakKeyDictionary()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,9 +87,21 @@ class Phi3Network:
 
         Returns h, float32 [T, E], the residual stream before the final norm.
         """
+        self.rope.ensure(inputs.num_positions)
+        passes = self._passes.setdefault(kv, RecordedPasses())
+        recorded = passes.find(inputs.shape, self.rope.table)
+        if recorded is None:
+            own_inputs, program = ModelInput(inputs.shape), ops.Program()
+            with program:
+                h = self._layers(own_inputs, kv)
+            recorded = RecordedPass(program, own_inputs, self.rope.table, h)
+            passes.keep(recorded)
+        return recorded.run(inputs)
+
+    def _layers(self, inputs: ModelInput, kv: KVCache) -> Tensor:
+        """What `forward` does, call by call."""
         c = self.config
         t = inputs.num_tokens
-        self.rope.ensure(int(inputs.context_lens.max()))
         h = self._buffer("h", t, c.hidden_size, dtype=torch.float32)
         x = self._buffer("x", t, c.hidden_size)
         q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
@@ -164,4 +180,6 @@ class Phi3Network:
                 (num_rows, *row_shape), dtype=dtype or self.dtype, device=self.device
             )
             self._buffers[name] = buffer
+            for passes in self._passes.values():  # they hold on to the smaller one
+                passes.clear()
         return buffer[:num_rows]

@@ -17,6 +17,16 @@ def stubbed() -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def stubbed_classes() -> dict[str, set[str]]:
+    """Methods and properties by class, exceptions left out."""
+    tree = ast.parse(STUB.read_text())
+    return {
+        node.name: {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.bases
+    }
+
+
 def signature_in_stub(node: ast.FunctionDef) -> list[str]:
     """Parameter names as written, `*` before those that are keyword-only, `=` after defaults."""
     args = node.args
@@ -54,7 +64,16 @@ def test_the_stub_names_what_the_module_has() -> None:
     functions = {
         name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")
     }
-    assert functions == {*stubbed(), "Error"}
+    assert functions == {*stubbed(), *stubbed_classes(), "Error"}
+
+
+def test_the_stub_has_the_methods_of_the_classes_and_they_are_documented() -> None:
+    for name, methods in stubbed_classes().items():
+        made_by_pybind = {"__doc__", "__module__", "_pybind11_conduit_v1_"}
+        assert vars(getattr(_core, name)).keys() - made_by_pybind == methods, name
+        for method in methods - {"__init__", "__len__"}:
+            text = getattr(getattr(_core, name), method).__doc__
+            assert len(text.splitlines()) > 1, f"{name}.{method} has no docstring"
 
 
 def test_the_stub_has_the_parameters_of_the_module() -> None:
