@@ -13,7 +13,7 @@ from phi3svc.cli.options import add_client_options
 from phi3svc.cli.session import connected
 from phi3svc.cli.stdin import check_text, read_stdin
 from phi3svc.errors import ConfigError
-from phi3svc.service.client import LabelScore, TokenLabels
+from phi3svc.service.client_messages import LabelScore, TokenLabels
 
 BAR_CHARS = 24
 

@@ -105,6 +105,12 @@ def _token_bias(text: str) -> tuple[int, float]:
         raise argparse.ArgumentTypeError(f"{text!r}: must be ID=BIAS") from None
 
 
+def check_uint(flag: str, value: int | None, end: int) -> None:
+    """Raises ConfigError for what the wire cannot carry; the server judges the rest."""
+    if value is not None and not 0 <= value < end:
+        raise ConfigError(f"--{flag} {value}: must be 0 to {end - 1}")
+
+
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of `add_sampling_options` as keyword arguments of `Client.generate`."""
     for name, high in (
@@ -113,10 +119,7 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
         ("max_new_tokens", 1 << 32),
         ("min_new_tokens", 1 << 32),
     ):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < high:
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} {value}: must be 0 to {high - 1}")
+        check_uint(name.replace("_", "-"), getattr(args, name), high)
     return {
         "model": args.name,
         "temperature": args.temperature,

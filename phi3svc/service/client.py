@@ -11,9 +11,9 @@ rich status, or `CallError`; either way the message is one line.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import grpc
@@ -21,7 +21,15 @@ import grpc.aio
 
 from phi3svc.engine.events import TextEvent
 from phi3svc.service.caller import TENANT_HEADER
-from phi3svc.service.client_messages import set_prompt, to_event
+from phi3svc.service.client_messages import (
+    LabelScore,
+    RemoteModel,
+    TokenLabels,
+    set_prompt,
+    to_event,
+    to_model,
+    to_spans,
+)
 from phi3svc.service.remote_errors import error_of
 from phi3svc.v1 import (
     classification_service_pb2,
@@ -31,59 +39,14 @@ from phi3svc.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
     sampling_pb2,
+    tokenizer_service_pb2,
+    tokenizer_service_pb2_grpc,
 )
 
 MAX_RECEIVE_BYTES = 64 << 20
-
-_TASKS: dict[int, str] = {
-    model_service_pb2.TASK_GENERATION: "generation",
-    model_service_pb2.TASK_SEQUENCE_CLASSIFICATION: "sequence-classification",
-    model_service_pb2.TASK_TOKEN_CLASSIFICATION: "token-classification",
-}
+_CALLS_AT_ONCE = 64
 
 Response = TypeVar("Response")
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """A label of a text. score: probability, or the raw value of a regression model."""
-
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Span:
-    """A labelled token or entity: characters `start` up to, not including, `end` of its text."""
-
-    label: str
-    score: float
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class TokenLabels:
-    """Every token of a text with its label, and the entities they form."""
-
-    tokens: tuple[Span, ...]
-    entities: tuple[Span, ...]
-
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """A model as the server describes it. tasks: as in `ModelInfo`; labels: by class."""
-
-    name: str
-    tasks: frozenset[str]
-    architecture: str
-    dtype: str
-    max_context_len: int
-    vocab_size: int
-    num_params: int
-    labels: tuple[str, ...]
-    fingerprint: str
 
 
 class Client:
@@ -100,6 +63,7 @@ class Client:
         self._address = address
         self._generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
         self._classification = classification_service_pb2_grpc.ClassificationServiceStub(channel)
+        self._tokenizer = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     @classmethod
@@ -200,6 +164,46 @@ class Client:
         finally:
             call.cancel()
 
+    async def tokenize(
+        self,
+        prompt: str | Sequence[tuple[str, str]],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+    ) -> list[int]:
+        """The tokens that `generate` makes of a text or a conversation."""
+        if isinstance(prompt, str):
+            text = tokenizer_service_pb2.TokenizeRequest(model=model, text=prompt)
+            return list(
+                (await self._call(self._tokenizer.Tokenize(text, timeout=timeout_s))).token_ids
+            )
+        turns = [{"role": role, "content": content} for role, content in prompt]
+        chat = tokenizer_service_pb2.RenderChatRequest(model=model, chat={"messages": turns})
+        return list(
+            (await self._call(self._tokenizer.RenderChat(chat, timeout=timeout_s))).token_ids
+        )
+
+    async def token_texts(
+        self, token_ids: Iterable[int], *, model: str = "", timeout_s: float | None = None
+    ) -> dict[int, str]:
+        """The text of each token by itself, special ones written out."""
+        distinct = sorted(set(token_ids))
+        texts: dict[int, str] = {}
+        for i in range(0, len(distinct), _CALLS_AT_ONCE):
+            ids = distinct[i : i + _CALLS_AT_ONCE]
+            calls = (
+                self._tokenizer.Detokenize(
+                    tokenizer_service_pb2.DetokenizeRequest(
+                        model=model, token_ids=[token_id], skip_special=False
+                    ),
+                    timeout=timeout_s,
+                )
+                for token_id in ids
+            )
+            responses = await asyncio.gather(*(self._call(call) for call in calls))
+            texts |= {i: response.text for i, response in zip(ids, responses, strict=True)}
+        return texts
+
     async def classify(
         self, texts: Sequence[str], *, model: str = "", timeout_s: float | None = None
     ) -> list[tuple[LabelScore, ...]]:
@@ -222,7 +226,7 @@ class Client:
             self._classification.ClassifyTokens(request, timeout=timeout_s, metadata=self._metadata)
         )
         return [
-            TokenLabels(tuple(_spans(result.tokens)), tuple(_spans(result.entities)))
+            TokenLabels(tuple(to_spans(result.tokens)), tuple(to_spans(result.entities)))
             for result in response.results
         ]
 
@@ -230,7 +234,7 @@ class Client:
         """In the order given to the server."""
         request = model_service_pb2.ListModelsRequest()
         response = await self._call(self._models.ListModels(request, timeout=timeout_s))
-        return [_to_model(model) for model in response.models]
+        return [to_model(model) for model in response.models]
 
     async def _call(self, call: Awaitable[Response]) -> Response:
         with self._errors():
@@ -242,24 +246,3 @@ class Client:
             yield
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self._address) from None
-
-
-def _spans(
-    items: Iterable[classification_service_pb2.TokenLabel | classification_service_pb2.Entity],
-) -> Iterator[Span]:
-    for item in items:
-        yield Span(item.label, item.score, item.text, item.start, item.end)
-
-
-def _to_model(model: model_service_pb2.Model) -> RemoteModel:
-    return RemoteModel(
-        name=model.name,
-        tasks=frozenset(_TASKS[task] for task in model.tasks if task in _TASKS),
-        architecture=model.architecture,
-        dtype=model.dtype,
-        max_context_len=model.max_context_token_count,
-        vocab_size=model.vocab_size,
-        num_params=model.parameter_count,
-        labels=tuple(model.labels),
-        fingerprint=model.fingerprint,
-    )

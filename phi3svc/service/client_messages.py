@@ -1,8 +1,9 @@
-"""Messages of `GenerationService` as the client writes and reads them."""
+"""What the client says and hears: messages of the wire, and the plain values they stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from phi3svc.engine.events import (
     Completed,
@@ -14,13 +15,65 @@ from phi3svc.engine.events import (
     TextEvent,
     TopLogprobs,
 )
-from phi3svc.v1 import chat_pb2, generation_service_pb2
+from phi3svc.v1 import (
+    chat_pb2,
+    classification_service_pb2,
+    generation_service_pb2,
+    model_service_pb2,
+)
 
 _REASONS: dict[int, StreamEndReason] = {
     generation_service_pb2.FINISH_REASON_STOP_TOKEN: "stop_token",
     generation_service_pb2.FINISH_REASON_STOP_STRING: "stop_string",
     generation_service_pb2.FINISH_REASON_LENGTH: "length",
 }
+_TASKS: dict[int, str] = {
+    model_service_pb2.TASK_GENERATION: "generation",
+    model_service_pb2.TASK_SEQUENCE_CLASSIFICATION: "sequence-classification",
+    model_service_pb2.TASK_TOKEN_CLASSIFICATION: "token-classification",
+}
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label of a text. score: probability, or the raw value of a regression model."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A labelled token or entity: characters `start` up to, not including, `end` of its text."""
+
+    label: str
+    score: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Every token of a text with its label, and the entities they form."""
+
+    tokens: tuple[Span, ...]
+    entities: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model as the server describes it. tasks: as in `ModelInfo`; labels: by class."""
+
+    name: str
+    tasks: frozenset[str]
+    architecture: str
+    dtype: str
+    max_context_len: int
+    vocab_size: int
+    num_params: int
+    labels: tuple[str, ...]
+    fingerprint: str
 
 
 def set_prompt(
@@ -90,3 +143,24 @@ def to_event(response: generation_service_pb2.GenerateResponse) -> TextEvent | N
 
 def _to_top(places: Iterable[generation_service_pb2.TopLogprobs]) -> tuple[TopLogprobs, ...]:
     return tuple(TopLogprobs(list(top.token_ids), list(top.logprobs)) for top in places)
+
+
+def to_spans(
+    items: Iterable[classification_service_pb2.TokenLabel | classification_service_pb2.Entity],
+) -> Iterator[Span]:
+    for item in items:
+        yield Span(item.label, item.score, item.text, item.start, item.end)
+
+
+def to_model(model: model_service_pb2.Model) -> RemoteModel:
+    return RemoteModel(
+        name=model.name,
+        tasks=frozenset(_TASKS[task] for task in model.tasks if task in _TASKS),
+        architecture=model.architecture,
+        dtype=model.dtype,
+        max_context_len=model.max_context_token_count,
+        vocab_size=model.vocab_size,
+        num_params=model.parameter_count,
+        labels=tuple(model.labels),
+        fingerprint=model.fingerprint,
+    )

@@ -85,3 +85,49 @@ def test_demo_shows_chat_labels_and_entities() -> None:
     assert done.returncode == 0, done.stderr
     for text in ("listening on 127.0.0.1:", "assistant", "positive", "server stopped"):
         assert text in done.stdout, done.stdout
+
+
+def test_generate_shows_several_answers_and_probabilities() -> None:
+    args = ("Tell me a story.", "--chat", "--temperature", "1", "--seed", "5")
+    args += ("--max-new-tokens", "12")
+    with serving("--model", "demo", "--listen", "127.0.0.1:0") as (_, address):
+        args += ("--address", address)
+        one = phi3svc("generate", *args).stdout
+        shown = phi3svc("generate", *args, "--n", "3").stdout
+        record = json.loads(phi3svc("generate", *args, "--n", "3", "--json").stdout)
+        tables = phi3svc("generate", *args, "--top-logprobs", "2", "--prompt-logprobs").stdout
+        single = ("--json", "--top-logprobs", "2", "--prompt-logprobs")
+        facts = json.loads(phi3svc("generate", *args, *single).stdout)
+    texts = [answer["text"] for answer in record["answers"]]
+    assert len(set(texts)) == 3
+    assert shown == "".join(f"[{i + 1}] {text}\n" for i, text in enumerate(texts))
+    assert one == texts[0] + "\n"
+    assert record["generated_token_count"] == sum(len(a["token_ids"]) for a in record["answers"])
+
+    prompt, answer = facts["prompt"], facts
+    assert len(prompt["logprobs"]) == len(prompt["top_logprobs"]) == len(prompt["token_ids"]) - 1
+    assert len(answer["logprobs"]) == len(answer["top_logprobs"]) == len(answer["token_ids"]) == 12
+    head, of_prompt, of_answer = tables.split("\n\n", 2)
+    assert head == texts[0]
+    assert of_prompt.splitlines()[0].strip() == "prompt"
+    assert of_answer.splitlines()[0].strip() == "answer"
+    for table, tokens, ids in (
+        (of_prompt, prompt, prompt["token_ids"][1:]),
+        (of_answer, answer, answer["token_ids"]),
+    ):
+        rows = [
+            re.fullmatch(r"'.*' +(\d+) +(-\d+\.\d{4}) .*%.*%\s*", r) for r in table.splitlines()
+        ]
+        found = [(int(row[1]), float(row[2])) for row in rows if row]
+        expected = [(i, round(p, 4)) for i, p in zip(ids, tokens["logprobs"], strict=True)]
+        assert found == expected
+
+
+def test_a_number_of_answers_out_of_range_is_one_sentence() -> None:
+    with serving("--model", "demo", "--listen", "127.0.0.1:0") as (_, address):
+        done = phi3svc("generate", "Hi", "--n", "65", "--address", address)
+    assert done.returncode == 1
+    assert done.stderr == "phi3svc: sampling.n: 65, must be 1 to 64\n"
+    done = phi3svc("generate", "Hi", "--n", "-1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--n -1: must be 0 to 4294967295" in done.stderr

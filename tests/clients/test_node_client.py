@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from phi3svc.v1 import (
 CLIENT = Path(__file__).parent / "node" / "client.js"
 REQUEST = {
     "prompt": "The ",
-    "sampling": {"temperature": 0.8, "seed": "12345678901234567890"},
+    "sampling": {"temperature": 0.8, "seed": "12345678901234567890", "n": 2},
     "stop": {"max_new_tokens": 24, "ignore_eos": True},
-    "output": {"token_ids": True, "logprobs": True},
+    "output": {"token_ids": True, "logprobs": True, "top_logprobs": 2, "prompt_logprobs": True},
 }
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -70,7 +70,7 @@ def test_node_streams_the_tokens_that_python_gets(call: Call, address: str) -> N
 
     request = generation_service_pb2.GenerateRequest(
         prompt=REQUEST["prompt"],
-        sampling={"temperature": 0.8, "seed": 12345678901234567890},
+        sampling={"temperature": 0.8, "seed": 12345678901234567890, "n": 2},
         stop=REQUEST["stop"],
         output=REQUEST["output"],
     )
@@ -79,30 +79,47 @@ def test_node_streams_the_tokens_that_python_gets(call: Call, address: str) -> N
         expected = list(stub.Generate(request, timeout=60))
 
     kinds = [event["event"] for event in events]
-    assert kinds[0] == "started"
-    assert kinds[-2:] == ["finished", "completed"]
-    assert set(kinds[1:-2]) == {"delta"}
+    assert kinds[:2] == ["started", "prompt_logprobs"]
+    assert kinds[-1] == "completed"
+    assert set(kinds[2:-1]) == {"delta", "finished"}
     numbers = [int(event.get("seq", 0)) for event in events]
     assert numbers[0] == 0
     assert numbers == sorted(set(numbers))
-
-    deltas = [event["delta"] for event in events if event["event"] == "delta"]
-    same = [response.delta for response in expected if response.HasField("delta")]
-    token_ids = [i for delta in deltas for i in delta["token_ids"]]
-    assert len(token_ids) == 24
-    assert token_ids == [i for delta in same for i in delta.token_ids]
-    assert "".join(delta.get("text", "") for delta in deltas) == "".join(d.text for d in same)
-    assert [x for delta in deltas for x in delta["logprobs"]] == [
-        x for delta in same for x in delta.logprobs
-    ]
     assert events[0]["started"]["seed"] == REQUEST["sampling"]["seed"]  # type: ignore[index]
-    finished = next(response.finished for response in expected if response.HasField("finished"))
-    assert events[-2]["finished"] == {
-        "reason": "FINISH_REASON_LENGTH",
-        "token_count": 24,
-        "digest": finished.digest,
+    piece = expected[1].prompt_logprobs
+    assert events[1]["prompt_logprobs"] == {
+        "start": 1,
+        "logprobs": list(piece.logprobs),
+        "top_logprobs": top(piece.top_logprobs),
     }
-    assert events[-1]["completed"]["usage"]["generated_token_count"] == 24
+    for index in range(2):
+        deltas = [
+            e["delta"] for e in events if "delta" in e and e["delta"].get("index", 0) == index
+        ]
+        same = [r.delta for r in expected if r.HasField("delta") and r.delta.index == index]
+        token_ids = [i for delta in deltas for i in delta["token_ids"]]
+        assert len(token_ids) == 24
+        assert token_ids == [i for delta in same for i in delta.token_ids]
+        assert "".join(delta.get("text", "") for delta in deltas) == "".join(d.text for d in same)
+        assert [x for delta in deltas for x in delta["logprobs"]] == [
+            x for delta in same for x in delta.logprobs
+        ]
+        assert [place for delta in deltas for place in delta["top_logprobs"]] == top(
+            [place for delta in same for place in delta.top_logprobs]
+        )
+    finished = {r.finished.index: r.finished for r in expected if r.HasField("finished")}
+    assert [e["finished"] for e in events if "finished" in e] == [
+        {"reason": "FINISH_REASON_LENGTH", "token_count": 24, "digest": finished[index].digest}
+        | ({"index": index} if index else {})
+        for index in [e["finished"].get("index", 0) for e in events if "finished" in e]
+    ]
+    assert len(finished) == 2
+    assert events[-1]["completed"]["usage"]["generated_token_count"] == 48
+
+
+def top(places: Iterable[generation_service_pb2.TopLogprobs]) -> list[dict[str, object]]:
+    """As Node has them."""
+    return [{"token_ids": list(p.token_ids), "logprobs": list(p.logprobs)} for p in places]
 
 
 def test_node_classifies_as_python_does(call: Call, address: str) -> None:

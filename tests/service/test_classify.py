@@ -14,7 +14,7 @@ import pytest
 from phi3svc.engine.async_engine import ModelInfo
 from phi3svc.engine.request import ClassifyRequest, Request
 from phi3svc.errors import InvalidRequest, PromptTooLong, Unavailable, UnsupportedTask
-from phi3svc.service.client import Span
+from phi3svc.service.client_messages import Span
 from phi3svc.v1 import classification_service_pb2
 from tests.service.conftest import Harness
 from tests.service.fake_engine import CONTEXT_LEN, FakeEngine, ids_of

@@ -6,7 +6,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from phi3svc.service.client import RemoteModel
+from phi3svc.service.client_messages import RemoteModel
 from phi3svc.v1 import model_service_pb2, tokenizer_service_pb2
 from tests.service.conftest import Harness
 from tests.service.fake_engine import CONTEXT_LEN, SENTIMENT_LABELS, VOCAB, ids_of
