@@ -87,12 +87,9 @@ def test_a_logprob_is_to_the_bit_what_sample_reports(
         drawn,
         expected,
     )
-    found, top_ids, of_top = logprobs(logits, drawn, min(20, vocab_size))
+    found, top_ids, of_top = logprobs(logits, drawn, vocab_size)
     assert_bitwise_equal(found, expected)
-    is_drawn = top_ids == drawn[:, None]
-    # Draws from a large flat distribution are hardly ever among its likeliest.
-    assert is_drawn.any() or (scale < 1 and vocab_size > 1000 and temperature > 0)
-    assert_bitwise_equal(of_top[is_drawn], expected[is_drawn.any(1)])
+    assert_bitwise_equal(of_top[top_ids == drawn[:, None]], expected)
 
 
 def test_minus_infinity_comes_last_and_stays_minus_infinity() -> None:
