@@ -54,6 +54,7 @@ class EngineTarget:
         )
         self._engine = engine
         self._max_new_tokens = workload.max_new_tokens
+        self._coalesce_ms = workload.coalesce_ms
         self._stop_token_ids = [] if workload.ignore_eos else sorted(info.config.eos_token_ids)
 
     async def stream(self, prompt_ids: list[int]) -> AsyncGenerator[int, None]:
@@ -64,6 +65,7 @@ class EngineTarget:
             SamplingParams(),
             self._max_new_tokens,
             self._stop_token_ids,
+            coalesce_ms=self._coalesce_ms,
         )
         async with aclosing(self._engine.generate(request)) as events:
             async for event in events:

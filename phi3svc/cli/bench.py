@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-new-tokens", Workload.max_new_tokens, "tokens to generate per request"),
         ("--warmup", Workload.num_warmup, "requests before the run that count for nothing"),
         ("--seed", Workload.seed, "of prompts and arrivals"),
-        ("--coalesce-ms", Workload.coalesce_ms, "grpc: how long tokens may wait for company"),
+        ("--coalesce-ms", Workload.coalesce_ms, "how long tokens may wait for company"),
     ):
         group.add_argument(
             flag, type=int, default=default, metavar="N", help=f"{meaning}; default {default}"
@@ -155,9 +155,8 @@ def _workload(args: argparse.Namespace) -> Workload:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be known to be wrong before the run must not be found out after it."""
-    if args.mode == "engine" and (args.address or args.coalesce_ms):
-        flag = "--address" if args.address else "--coalesce-ms"
-        raise ConfigError(f"{flag}: only for --mode grpc")
+    if args.mode == "engine" and args.address:
+        raise ConfigError("--address: only for --mode grpc")
     if args.plot and args.plot.suffix != ".svg":
         raise ConfigError(f"--plot {args.plot}: must end in .svg")
     for flag, path in (("--json", args.json), ("--plot", args.plot)):

@@ -14,8 +14,9 @@ from phi3svc.config.model import KVDType
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
+from phi3svc.engine.outbox import Outbox
 from phi3svc.engine.protocol import LoadedModel, LoadProgress, ModelSource
-from phi3svc.engine.request import CancelRequest, Request
+from phi3svc.engine.request import CancelRequest, GenerateRequest, Request
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.model.kv_cache import page_dtype
 from phi3svc.model.loader import load_network
@@ -51,6 +52,7 @@ class EngineHost:
             for name, network in networks.items()
         }
         self._turns = list(self._cores.values())
+        self._outbox = Outbox()
         self.models = [
             LoadedModel(
                 name=source.name,
@@ -71,11 +73,14 @@ class EngineHost:
         if isinstance(message, CancelRequest):
             for core in self._turns:
                 core.cancel(message.request_id, message.index)
+            self._outbox.forget(message.request_id, message.index)
             return []
         try:
             self._cores[message.model].add(message)
         except Phi3Error as error:
             return [FailedEvent.from_error(message.request_id, error)]
+        if isinstance(message, GenerateRequest):
+            self._outbox.add(message)
         return []
 
     def step(self) -> list[EngineEvent]:
@@ -83,7 +88,7 @@ class EngineHost:
         core = next(core for core in self._turns if core.has_work)
         self._turns.remove(core)
         self._turns.append(core)
-        return core.step()
+        return self._outbox.pass_on(core.step())
 
 
 def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> dict[str, int]:

@@ -31,6 +31,7 @@ MAX_SHARER_LEN = 128
 MAX_PRIORITY = 100
 MAX_SEQUENCES_PER_REQUEST = 64
 MAX_TOP_LOGPROBS = 20
+MAX_COALESCE_MS = 10_000
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=MAX_REQUEST_ID_LEN)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -136,6 +137,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     min_new_tokens: no stop token is chosen before the answer has so many tokens. n: answers to
     give, each with its own random numbers. num_top_logprobs: of the most likely tokens in each
     place. want_prompt_logprobs: of every prompt token but the first, with the top ones as well.
+    coalesce_ms: how long tokens may wait for company, the first and the last ones excepted.
     """
 
     request_id: RequestId
@@ -153,6 +155,7 @@ class GenerateRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="gene
     n: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES_PER_REQUEST)] = 1
     num_top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     want_prompt_logprobs: bool = False
+    coalesce_ms: Annotated[int, Meta(ge=0, le=MAX_COALESCE_MS)] = 0
 
     @property
     def task(self) -> str:

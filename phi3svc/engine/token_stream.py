@@ -98,7 +98,7 @@ class TokenStream:
             elif isinstance(event, PromptEvent):
                 self._ready.append(event)
         for index, parts in tokens.items():
-            event = _merge(parts)
+            event = merge(parts)
             self._ready.append(event)
             if event.finish is not None:
                 self._running.discard(index)
@@ -106,7 +106,7 @@ class TokenStream:
         return last if isinstance(last, FailedEvent) else None
 
 
-def _merge(events: list[TokenEvent]) -> TokenEvent:
+def merge(events: list[TokenEvent]) -> TokenEvent:
     """One event for all that came of a sequence."""
     if len(events) == 1:
         return events[0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phi3svc.engine.request import (
+    MAX_COALESCE_MS,
     MAX_PRIORITY,
     MAX_SEQUENCES_PER_REQUEST,
     MAX_SHARER_LEN,
@@ -28,7 +29,6 @@ from phi3svc.v1 import chat_pb2, classification_service_pb2, generation_service_
 # long-context model's whole window.
 DEFAULT_MAX_NEW_TOKENS = 1024
 MAX_TEXTS = 256
-MAX_COALESCE_MS = 10_000
 
 Chat = tuple[tuple[str, str], ...]
 

@@ -85,6 +85,7 @@ class GenerationServicer(
             n=call.num_sequences,
             num_top_logprobs=call.num_top_logprobs,
             want_prompt_logprobs=call.wants_prompt_logprobs,
+            coalesce_ms=call.coalesce_ms,
         )
 
     @contextmanager
@@ -102,19 +103,13 @@ class GenerationServicer(
 async def _responses(
     events: AsyncGenerator[TextEvent, None], call: GenerateCall
 ) -> AsyncGenerator[generation_service_pb2.GenerateResponse, None]:
-    """Numbers the events; those with nothing the caller asked for are left out.
-
-    Coalescing is a pause after what came together, if that ends in a delta: the next ones will have
-    all that came meanwhile.
-    """
+    """Numbers the events; those with nothing the caller asked for are left out."""
     seq = 0
     async for event in events:
         if isinstance(event, Delta) and _is_empty(event, call):
             continue
         yield _to_response(seq, event, call)
         seq += 1
-        if call.coalesce_ms and isinstance(event, Delta) and not event.has_more:
-            await asyncio.sleep(call.coalesce_ms / 1000)
 
 
 def _is_empty(delta: Delta, call: GenerateCall) -> bool:

@@ -84,7 +84,6 @@ def test_grpc_mode_asks_a_running_server(tmp_path: Path) -> None:
         (("--plot", "x.png"), "\\.svg"),
         (("--json", "/no/such/folder/x.json"), "/no/such/folder"),
         (("--mode", "engine", "--address", "localhost:1"), "--address"),
-        (("--mode", "engine", "--coalesce-ms", "5"), "--coalesce-ms"),
     ],
 )
 def test_bad_flag_is_named_before_anything_starts(args: tuple[str, ...], named: str) -> None:

@@ -107,18 +107,11 @@ async def test_tokens_that_came_meanwhile_share_a_message(harness: Harness) -> N
     assert [r.delta.text for r in responses if r.HasField("delta")] == ["burst"]
 
 
-async def test_coalescing_joins_tokens_over_time(harness: Harness) -> None:
-    async def drip(engine: FakeEngine, request: Request) -> None:
-        for character in "abcdefgh":
-            engine.say(request, character)
-            await asyncio.sleep(0.002)
-        engine.say(request, "", "stop_token")
-
-    harness.engine.script = drip
-    responses = await collect(harness, output={"coalesce_ms": 100})
-    deltas = [r.delta.text for r in responses if r.HasField("delta")]
-    assert "".join(deltas) == "abcdefgh"
-    assert len(deltas) <= 2
+async def test_coalescing_is_asked_of_the_engine(harness: Harness) -> None:
+    await collect(harness, output={"coalesce_ms": 100})
+    (request,) = harness.engine.requests
+    assert isinstance(request, GenerateRequest)
+    assert request.coalesce_ms == 100
 
 
 async def test_length_ends_the_stream(harness: Harness) -> None:
