@@ -9,6 +9,7 @@ Phi3Error
 ├─ UnsupportedTask          the model exists and has no head for this RPC
 ├─ Overloaded               bounded queue full; says when to retry
 ├─ DeadlineExceeded         the request's deadline passed before its answer was complete
+├─ SlowReader               the caller stopped reading its stream for too long
 ├─ Unavailable              starting, draining, or the engine is gone
 └─ EngineFailed             our fault; logged with an id, the text stays inside
 """
@@ -90,6 +91,10 @@ class Overloaded(Phi3Error):
 
 class DeadlineExceeded(Phi3Error):
     """The caller's deadline passed before the answer was complete."""
+
+
+class SlowReader(Phi3Error):
+    """The caller did not read its stream for too long; the rest of the answer is given up."""
 
 
 class Unavailable(Phi3Error):

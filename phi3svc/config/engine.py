@@ -23,20 +23,23 @@ class EngineConfig:
     max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks. Running
     streams, cancellations and newcomers wait for a step's end, so it bounds pauses between tokens.
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
-    model; beyond either, requests are refused. kv_memory_bytes: for the KV blocks of all models
-    together, 0 for half of what is free once the weights are loaded (never more than the models can
-    use). kv_dtype: what the blocks hold, "auto" for the model's dtype or "int8", which takes half
-    of bfloat16's memory and a quarter of float32's. num_threads: compute threads, 0 for one per
-    available CPU. prefix_cache: keep what was computed for prompts and answers as long as there is
-    room, for requests that begin alike. max_draft_tokens: guesses of the next tokens that a step
-    computes for one sequence, where that pays; 0 turns speculation off. tenant_weights: shares of
-    the tenants that have another than 1, when they compete for the time that prompts take.
+    model; beyond either, requests are refused. max_unread_tokens: per answer, that its reader has
+    not taken; beyond it the engine works for others until the reader has caught up.
+    kv_memory_bytes: for the KV blocks of all models together, 0 for half of what is free once the
+    weights are loaded (never more than the models can use). kv_dtype: what the blocks hold, "auto"
+    for the model's dtype or "int8", which takes half of bfloat16's memory and a quarter of
+    float32's. num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what
+    was computed for prompts and answers as long as there is room, for requests that begin alike.
+    max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
+    pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
+    when they compete for the time that prompts take.
     """
 
     max_step_tokens: int = 512
     max_sequences: int = 256
     max_waiting_requests: int = 1024
     max_waiting_tokens: int = 4 << 20
+    max_unread_tokens: int = 512
     kv_memory_bytes: int = 0
     kv_dtype: str = "auto"
     num_threads: int = 0
@@ -49,6 +52,7 @@ class EngineConfig:
         self._check("max_sequences", 1, 1 << 16)
         self._check("max_waiting_requests", 1, 1 << 20)
         self._check("max_waiting_tokens", 1, 1 << 32)
+        self._check("max_unread_tokens", 1, 1 << 20)
         self._check("kv_memory_bytes", 0, 1 << 48)
         self._check("num_threads", 0, MAX_THREADS)
         self._check("max_draft_tokens", 0, 64)

@@ -67,6 +67,7 @@ class ServerConfig:
 
     dtype: for models that do not name their own; auto follows the checkpoint.
     grace_s: seconds that running streams get on SIGTERM. max_receive_bytes: largest request.
+    slow_reader_timeout_s: a stream whose client takes nothing for so long is ended.
     """
 
     models: tuple[ModelSpec, ...] = field(
@@ -77,6 +78,7 @@ class ServerConfig:
     device: str = "cpu"
     grace_s: float = 30.0
     max_receive_bytes: int = 4 << 20
+    slow_reader_timeout_s: float = 30.0
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,10 @@ class ServerConfig:
         _one_of("device", self.device, DEVICES)
         if not 0 <= self.grace_s <= 3600:
             raise ConfigError(f"grace_s={self.grace_s}: must be 0 to 3600 seconds")
+        if not 0.01 <= self.slow_reader_timeout_s <= 3600:
+            raise ConfigError(
+                f"slow_reader_timeout_s={self.slow_reader_timeout_s}: must be 0.01 to 3600 seconds"
+            )
         if not 64 << 10 <= self.max_receive_bytes <= 64 << 20:
             raise ConfigError(
                 f"max_receive_bytes={self.max_receive_bytes}: must be 65536 to 67108864"

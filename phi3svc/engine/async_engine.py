@@ -18,8 +18,9 @@ from typing import Protocol
 
 from msgspec import structs
 
+from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import Phi3Config
-from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent
+from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import (
     ClassifyRequest,
     GenerateRequest,
@@ -97,16 +98,29 @@ class EngineClient(Protocol):
 class Stream:
     """Events of one request on their way to its consumer.
 
-    Never blocks the producer: a consumer that is stuck holds up nobody, and the queue is bounded by
-    the request's max_new_tokens times n, and the length of its prompt.
+    Never blocks the producer: a consumer that is stuck holds up nobody. With more than `max_unread`
+    tokens queued, `pause` asks the producer to stop; what is on its way by then still comes. Once
+    they are taken, `resume` asks it to go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, max_unread: int, pause: Callable[[], None], resume: Callable[[], None]
+    ) -> None:
+        self._max_unread = max_unread
+        self._pause = pause
+        self._resume = resume
         self._events: deque[EngineEvent] = deque()
+        self._num_unread = 0
+        self._is_paused = False
         self._wake: asyncio.Future[None] | None = None
 
     def put(self, event: EngineEvent) -> None:
         self._events.append(event)
+        if isinstance(event, TokenEvent):
+            self._num_unread += len(event.token_ids)
+            if self._num_unread > self._max_unread and not self._is_paused:
+                self._is_paused = True
+                self._pause()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -117,14 +131,24 @@ class Stream:
             await self._wake
         drained = list(self._events)
         self._events.clear()
+        self._num_unread = 0
+        if self._is_paused:
+            self._is_paused = False
+            self._resume()
         return drained
 
 
 class EngineBase(ABC):
     """Shared half of the engine clients; subclasses move requests and events."""
 
-    def __init__(self, max_open_sequences: int) -> None:
-        """max_open_sequences: per engine; beyond it requests are refused with Overloaded."""
+    def __init__(
+        self, max_open_sequences: int, max_unread_tokens: int = EngineConfig.max_unread_tokens
+    ) -> None:
+        """max_open_sequences: per engine; beyond it requests are refused with Overloaded.
+
+        max_unread_tokens: per sequence; beyond it the engine is asked to pause.
+        """
+        self._max_unread_tokens = max_unread_tokens
         self._max_open_sequences = max_open_sequences
         self._num_open_sequences = 0
         self._models: dict[str, ModelInfo] = {}
@@ -169,6 +193,14 @@ class EngineBase(ABC):
     def _cancel(self, request_id: str, index: int | None = None) -> None:
         """Tell the engine to forget a request or one of its sequences; must not block."""
 
+    @abstractmethod
+    def _pause(self, request_id: str) -> None:
+        """Ask the engine for no more tokens of a request; must not block."""
+
+    @abstractmethod
+    def _resume(self, request_id: str) -> None:
+        """Ask the engine to go on with a paused request; must not block."""
+
     def _dispatch(self, events: Iterable[EngineEvent]) -> None:
         """Give each event to its stream; those of cancelled requests fall away."""
         for event in events:
@@ -212,7 +244,11 @@ class EngineBase(ABC):
         if num_open > 0 and num_open + num_sequences > self._max_open_sequences:
             raise Overloaded(f"{num_open} sequences are open, of {self._max_open_sequences}")
         request_id = str(next(self._numbers))
-        stream = self._streams[request_id] = Stream()
+        stream = self._streams[request_id] = Stream(
+            self._max_unread_tokens * num_sequences,
+            pause=lambda: self._pause(request_id),
+            resume=lambda: self._resume(request_id),
+        )
         self._num_open_sequences += num_sequences
         try:
             self._submit(structs.replace(request, request_id=request_id))

@@ -13,7 +13,7 @@ from phi3svc.engine.async_engine import EngineBase, LoadStatus, ProgressCallback
 from phi3svc.engine.events import EngineEvent
 from phi3svc.engine.host import EngineHost
 from phi3svc.engine.protocol import LoadProgress
-from phi3svc.engine.request import CancelRequest, Request
+from phi3svc.engine.request import CancelRequest, Control, PauseRequest, Request, ResumeRequest
 from phi3svc.engine.sources import describe_models, resolve_models
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ class LocalEngine(EngineBase):
 
     def __init__(self, models: Sequence[ModelSpec], config: EngineConfig) -> None:
         max_per_model = config.max_sequences + config.max_waiting_requests
-        super().__init__(max_open_sequences=len(models) * max_per_model)
+        super().__init__(len(models) * max_per_model, config.max_unread_tokens)
         self._specs = models
         self._config = config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._inbox: list[Request | CancelRequest] = []
+        self._inbox: list[Request | Control] = []
         self._has_mail = asyncio.Event()
         self._driver: asyncio.Task[None] | None = None
 
@@ -54,11 +54,19 @@ class LocalEngine(EngineBase):
         await asyncio.to_thread(self._thread.shutdown)
 
     def _submit(self, request: Request) -> None:
-        self._inbox.append(request)
-        self._has_mail.set()
+        self._post(request)
 
     def _cancel(self, request_id: str, index: int | None = None) -> None:
-        self._inbox.append(CancelRequest(request_id, index))
+        self._post(CancelRequest(request_id, index))
+
+    def _pause(self, request_id: str) -> None:
+        self._post(PauseRequest(request_id))
+
+    def _resume(self, request_id: str) -> None:
+        self._post(ResumeRequest(request_id))
+
+    def _post(self, message: Request | Control) -> None:
+        self._inbox.append(message)
         self._has_mail.set()
 
     async def _drive(self, host: EngineHost) -> None:
@@ -75,7 +83,7 @@ class LocalEngine(EngineBase):
             self._stop_serving("the engine failed")
 
 
-def _turn(host: EngineHost, mail: Sequence[Request | CancelRequest]) -> list[EngineEvent]:
+def _turn(host: EngineHost, mail: Sequence[Request | Control]) -> list[EngineEvent]:
     """Take in what has arrived, then step once."""
     events = [event for message in mail for event in host.handle(message)]
     if host.has_work:

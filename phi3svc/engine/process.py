@@ -23,7 +23,7 @@ from phi3svc.engine.protocol import (
     decode_from_engine,
     encode_frame,
 )
-from phi3svc.engine.request import CancelRequest, Request
+from phi3svc.engine.request import CancelRequest, Control, PauseRequest, Request, ResumeRequest
 from phi3svc.engine.sources import describe_models, resolve_models
 from phi3svc.errors import ConfigError, EngineFailed
 
@@ -38,7 +38,7 @@ class EngineProcess(EngineBase):
 
     def __init__(self, models: Sequence[ModelSpec], config: EngineConfig) -> None:
         max_per_model = config.max_sequences + config.max_waiting_requests
-        super().__init__(max_open_sequences=len(models) * max_per_model)
+        super().__init__(len(models) * max_per_model, config.max_unread_tokens)
         self._specs = models
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
@@ -88,6 +88,12 @@ class EngineProcess(EngineBase):
     def _cancel(self, request_id: str, index: int | None = None) -> None:
         self._send(CancelRequest(request_id, index))
 
+    def _pause(self, request_id: str) -> None:
+        self._send(PauseRequest(request_id))
+
+    def _resume(self, request_id: str) -> None:
+        self._send(ResumeRequest(request_id))
+
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -112,7 +118,7 @@ class EngineProcess(EngineBase):
             lambda: _EngineConnection(self._on_message, self._on_lost), sock=ours
         )
 
-    def _send(self, message: Load | Request | CancelRequest | Shutdown) -> None:
+    def _send(self, message: Load | Request | Control | Shutdown) -> None:
         assert self._transport is not None
         self._transport.write(encode_frame(message))
 

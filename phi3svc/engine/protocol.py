@@ -2,7 +2,8 @@
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack. The front opens with `Load`;
 the engine answers with any number of `LoadProgress` and then `Ready` or `LoadFailed`. From then on
-the front sends requests, cancellations and at last `Shutdown`, and the engine sends `StepEvents`.
+the front sends requests, what is to become of them (cancel, pause, resume) and at last `Shutdown`,
+and the engine sends `StepEvents`.
 Either side takes the end of the stream for the other's death.
 """
 
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.events import StepEvents
-from phi3svc.engine.request import CancelRequest, ClassifyRequest, GenerateRequest
+from phi3svc.engine.request import ClassifyRequest, Control, GenerateRequest
 
 MAX_FRAME_BYTES = 1 << 28
 """A bound on what a broken peer can make us hold; the scores of a whole context fit well."""
@@ -73,7 +74,7 @@ class LoadFailed(Struct, frozen=True, forbid_unknown_fields=True, tag="load_fail
     is_config: bool
 
 
-ToEngine = Load | GenerateRequest | ClassifyRequest | CancelRequest | Shutdown
+ToEngine = Load | GenerateRequest | ClassifyRequest | Control | Shutdown
 FromEngine = LoadProgress | Ready | LoadFailed | StepEvents
 
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

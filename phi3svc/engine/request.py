@@ -192,6 +192,21 @@ class CancelRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="cancel
     index: Annotated[int, Meta(ge=0, lt=MAX_SEQUENCES_PER_REQUEST)] | None = None
 
 
+class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="pause"):
+    """Give a request no more tokens for now: its reader is behind. Unknown ids are ignored."""
+
+    request_id: RequestId
+
+
+class ResumeRequest(Struct, frozen=True, forbid_unknown_fields=True, tag="resume"):
+    """Go on with a request that was paused. Unknown ids are ignored."""
+
+    request_id: RequestId
+
+
+Control = CancelRequest | PauseRequest | ResumeRequest
+"""What is said of a request that the engine has."""
+
 Request = GenerateRequest | ClassifyRequest
 
 

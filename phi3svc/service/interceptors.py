@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from phi3svc.errors import Unavailable
+from phi3svc.service.reader_watch import ReaderWatch
 from phi3svc.service.status import status_of
 
 # Health and reflection answer at all times and have statuses of their own.
@@ -74,8 +75,10 @@ class Gate:
 class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Wraps the handlers of `phi3svc.*` services with the gate and the status mapping."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, slow_reader_timeout_s: float) -> None:
+        """slow_reader_timeout_s: a stream whose client takes nothing for so long is ended."""
         self._gate = gate
+        self._slow_reader_timeout_s = slow_reader_timeout_s
 
     async def intercept_service(
         self,
@@ -116,10 +119,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             try:
                 # Written here rather than yielded to gRPC, so that a cancelled call closes the
                 # generator, and with it the engine's work, at once and not when it is collected.
-                with self._gate:
+                with self._gate, ReaderWatch(self._slow_reader_timeout_s) as watch:
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:
-                            await context.write(response)
+                            await watch.write(context, response)
             except Exception as error:
                 await _abort(context, error)
 

@@ -17,6 +17,7 @@ from phi3svc.errors import (
     Overloaded,
     Phi3Error,
     PromptTooLong,
+    SlowReader,
     Unavailable,
     UnsupportedTask,
 )
@@ -26,6 +27,7 @@ _PLAIN_ERRORS: dict[grpc.StatusCode, type[Phi3Error]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.FAILED_PRECONDITION: UnsupportedTask,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.ABORTED: SlowReader,
     grpc.StatusCode.INTERNAL: EngineFailed,
 }
 

@@ -64,7 +64,8 @@ class Server:
         self._health = health.HealthServicer(SERVICES)
         self._text_threads = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="text")
         self._server = grpc.aio.server(
-            interceptors=[RpcInterceptor(self._gate)], options=_options(config)
+            interceptors=[RpcInterceptor(self._gate, config.slow_reader_timeout_s)],
+            options=_options(config),
         )
         self._death_watch: asyncio.Task[None] | None = None
         self._add_services()

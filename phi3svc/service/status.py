@@ -35,6 +35,7 @@ from phi3svc.errors import (
     NotFound,
     Overloaded,
     PromptTooLong,
+    SlowReader,
     Unavailable,
     UnsupportedTask,
 )
@@ -109,6 +110,10 @@ def _describe(error: Exception) -> tuple[grpc.StatusCode, str, list[Message]]:
         case DeadlineExceeded():
             code = grpc.StatusCode.DEADLINE_EXCEEDED
             return code, str(error), [_info("DEADLINE_EXCEEDED")]
+        case SlowReader():
+            # As gRPC advises where not the call but something at a higher level is to be retried:
+            # the same call, read as slowly, ends the same way.
+            return grpc.StatusCode.ABORTED, str(error), [_info("SLOW_READER")]
         case Unavailable():
             details = [_retry(UNAVAILABLE_RETRY_S), _info("UNAVAILABLE")]
             return grpc.StatusCode.UNAVAILABLE, str(error), details

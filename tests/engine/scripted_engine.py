@@ -16,6 +16,8 @@ class ScriptedEngine(EngineBase):
         self._info = info
         self.submitted: list[Request] = []
         self.cancelled: list[str] = []
+        self.paused: list[str] = []
+        self.resumed: list[str] = []
         self.stopped: list[int] = []
 
     async def start(self, on_progress: ProgressCallback | None = None) -> None:
@@ -50,6 +52,12 @@ class ScriptedEngine(EngineBase):
 
     def _submit(self, request: Request) -> None:
         self.submitted.append(request)
+
+    def _pause(self, request_id: str) -> None:
+        self.paused.append(request_id)
+
+    def _resume(self, request_id: str) -> None:
+        self.resumed.append(request_id)
 
     def _cancel(self, request_id: str, index: int | None = None) -> None:
         if index is not None:

@@ -68,7 +68,10 @@ Launch = Callable[..., "AsyncIterator[Harness]"]
 
 @pytest.fixture
 async def launch(infos: list[ModelInfo], tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
-    """Starts servers: `await launch(models=…, is_started=False, max_open_sequences=…)`."""
+    """Starts servers: `await launch(models=…, is_started=False, max_open_sequences=…)`.
+
+    Other arguments are settings of the server.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -76,9 +79,11 @@ async def launch(infos: list[ModelInfo], tmp_path: Path) -> AsyncIterator[Callab
             listen: str = f"unix:{tmp_path}/phi3svc.sock",
             is_started: bool = True,
             max_open_sequences: int = 64,
+            **settings: object,
         ) -> Harness:
             engine = FakeEngine(infos if models is None else models, max_open_sequences)
-            server = Server(ServerConfig(listen=(listen,)), engine)
+            config = ServerConfig(listen=(listen,), **settings)  # type: ignore[arg-type]
+            server = Server(config, engine)
             stack.push_async_callback(server.stop, 0)
             (address,) = await server.bind()
             if is_started:

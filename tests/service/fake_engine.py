@@ -74,6 +74,8 @@ class FakeEngine(EngineBase):
         self.may_start.set()
         self.requests: list[Request] = []
         self.cancelled: list[str] = []
+        self.paused: list[str] = []
+        self.resumed: list[str] = []
         self.stopped: list[int] = []
 
     @property
@@ -119,6 +121,12 @@ class FakeEngine(EngineBase):
     def _submit(self, request: Request) -> None:
         self.requests.append(request)
         self._tasks[request.request_id] = asyncio.ensure_future(self.script(self, request))
+
+    def _pause(self, request_id: str) -> None:
+        self.paused.append(request_id)
+
+    def _resume(self, request_id: str) -> None:
+        self.resumed.append(request_id)
 
     def _cancel(self, request_id: str, index: int | None = None) -> None:
         if index is not None:

@@ -16,6 +16,7 @@ from phi3svc.errors import (
     NotFound,
     Overloaded,
     PromptTooLong,
+    SlowReader,
     Unavailable,
     UnsupportedTask,
 )
@@ -57,6 +58,7 @@ def decode(error: Exception) -> tuple[grpc.StatusCode, str, dict[str, object], d
         (AlreadyExists("id 'a' is in use"), "ALREADY_EXISTS", "ALREADY_EXISTS", set()),
         (UnsupportedTask("no head"), "FAILED_PRECONDITION", "UNSUPPORTED_TASK", set()),
         (Overloaded("full", 2.5), "RESOURCE_EXHAUSTED", "OVERLOADED", {"RetryInfo"}),
+        (SlowReader("3 messages"), "ABORTED", "SLOW_READER", set()),
         (Unavailable("draining"), "UNAVAILABLE", "UNAVAILABLE", {"RetryInfo"}),
         (EngineFailed("secret"), "INTERNAL", "INTERNAL", set()),
         (ZeroDivisionError("secret"), "INTERNAL", "INTERNAL", set()),
