@@ -43,6 +43,11 @@ class EngineCore:
         return self._scheduler.has_work
 
     @property
+    def next_deadline_s(self) -> float | None:
+        """When there will be work at the latest, by the monotonic clock; None if no one says."""
+        return self._scheduler.next_deadline_s
+
+    @property
     def context_len(self) -> int:
         """Tokens a prompt and its answer may have together."""
         return self._scheduler.context_len
@@ -62,6 +67,14 @@ class EngineCore:
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Forget a request, or one of its sequences, and free its blocks; ignores unknown ones."""
         self._scheduler.cancel(request_id, index)
+
+    def pause(self, request_id: str) -> None:
+        """Give a request no more tokens for now; ignores unknown ones."""
+        self._scheduler.pause(request_id)
+
+    def resume(self, request_id: str) -> None:
+        """Go on with a paused request; ignores others."""
+        self._scheduler.resume(request_id)
 
     def step(self) -> list[EngineEvent]:
         """Compute one batch and say what came of it. Only when `has_work`.

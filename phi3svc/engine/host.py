@@ -16,7 +16,14 @@ from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
 from phi3svc.engine.outbox import Outbox
 from phi3svc.engine.protocol import LoadedModel, LoadProgress, ModelSource
-from phi3svc.engine.request import CancelRequest, GenerateRequest, Request
+from phi3svc.engine.request import (
+    CancelRequest,
+    Control,
+    GenerateRequest,
+    PauseRequest,
+    Request,
+    ResumeRequest,
+)
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.model.kv_cache import page_dtype
 from phi3svc.model.loader import load_network
@@ -68,16 +75,34 @@ class EngineHost:
     def has_work(self) -> bool:
         return any(core.has_work for core in self._turns)
 
-    def handle(self, message: Request | CancelRequest) -> list[EngineEvent]:
-        """Take a request in, or forget one. What is refused is an event of its own."""
-        if isinstance(message, CancelRequest):
-            for core in self._turns:
-                core.cancel(message.request_id, message.index)
-            self._outbox.forget(message.request_id, message.index)
-            return []
+    @property
+    def idle_s(self) -> float | None:
+        """How long to sleep at most when there is no work; None for as long as nothing comes."""
+        deadlines = [core.next_deadline_s for core in self._turns]
+        first_s = min((s for s in deadlines if s is not None), default=None)
+        return None if first_s is None else max(0.0, first_s - time.monotonic())
+
+    def handle(self, message: Request | Control) -> list[EngineEvent]:
+        """Take a request in, or do with one as told; what there is to tell at once."""
+        match message:
+            case CancelRequest():
+                for core in self._turns:
+                    core.cancel(message.request_id, message.index)
+                self._outbox.forget(message.request_id, message.index)
+                return []
+            case PauseRequest():
+                for core in self._turns:
+                    core.pause(message.request_id)
+                # Without work there are no steps, and nothing would become due.
+                return self._outbox.release(message.request_id)
+            case ResumeRequest():
+                for core in self._turns:
+                    core.resume(message.request_id)
+                return []
         try:
             self._cores[message.model].add(message)
         except Phi3Error as error:
+            # What is refused is an event of its own.
             return [FailedEvent.from_error(message.request_id, error)]
         if isinstance(message, GenerateRequest):
             self._outbox.add(message)

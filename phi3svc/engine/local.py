@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,8 @@ class LocalEngine(EngineBase):
         try:
             while True:
                 if not host.has_work:
-                    await self._has_mail.wait()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._has_mail.wait(), host.idle_s)
                 self._has_mail.clear()
                 mail, self._inbox = self._inbox, []
                 self._dispatch(await loop.run_in_executor(self._thread, _turn, host, mail))

@@ -58,6 +58,12 @@ class OpenRequests:
         self._num_sequences -= 1
         self._deadlines.discard(sequence)
 
+    @property
+    def next_deadline_s(self) -> float | None:
+        """Of any of them; None if they have none."""
+        first = self._deadlines.first()
+        return first[0][0] if first is not None else None
+
     def first_expired(self, now_s: float) -> Sequence | None:
         """The one whose deadline passed first, or None."""
         first = self._deadlines.first()

@@ -15,6 +15,9 @@ others once it is computed, and what a sequence still computes goes to blocks of
 answers of one request, too, share the prompt's: the first one computes it, and the others, its
 forks, start behind it.
 
+Requests whose readers are behind are set aside (`paused.py`), with their blocks, which are the
+first to be taken when others need some.
+
 Where it pays, a step computes guesses of what follows a sequence's last token (`speculation.py`).
 """
 
@@ -30,6 +33,7 @@ from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
 from phi3svc.engine.chunks import Batch, Chunk, ChunkOutput, Generated, SampledToken
 from phi3svc.engine.open_requests import OpenRequests
+from phi3svc.engine.paused import PausedRequests
 from phi3svc.engine.prefix import PrefixCache
 from phi3svc.engine.request import GenerateRequest, check_prompt_len
 from phi3svc.engine.room import Room
@@ -76,6 +80,7 @@ class Scheduler:
         self._clock = clock
         self._speculation = Speculation(config.max_draft_tokens, self._context_len, rope_set)
         self._open = OpenRequests(config)
+        self._paused = PausedRequests()
         self._waiting = WaitingRoom()
         self._turns = Turns(config.tenant_weights, quantum)
         # To be started before any that waits, in this order: the preempted, then one whose turn
@@ -97,7 +102,15 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return len(self._open) > 0
+        """Whether `schedule` would find anything to do. Paused requests alone are none."""
+        if self._running or self._due or self._waiting.num_tokens > 0:
+            return True
+        return self._open.first_expired(self._clock()) is not None
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When there will be work at the latest, by the scheduler's clock."""
+        return self._open.next_deadline_s
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request by its first sequence; those of its other answers come by themselves.
@@ -118,6 +131,30 @@ class Scheduler:
         for sequence in self._open.of(request_id):
             if index is None or sequence.index == index:
                 self._end(sequence)
+
+    def pause(self, request_id: str) -> None:
+        """Give a request no more tokens until `resume`; a step under way may still bring some.
+
+        Its sequences keep their blocks until others need them. What is unknown is ignored.
+        """
+        members = self._open.of(request_id)
+        if not members or request_id in self._paused:
+            return
+        self._paused.add(request_id)
+        for sequence in members:
+            if sequence.status is not SequenceStatus.HELD:
+                self._take_out(sequence)
+                self._paused.put(sequence)
+
+    def resume(self, request_id: str) -> None:
+        """Go on with a paused request, where others leave room for it at once."""
+        for sequence in self._paused.discard(request_id):
+            if sequence.block_table and len(self._running) < self._config.max_sequences:
+                sequence.status = SequenceStatus.RUNNING
+                self._running[sequence] = None
+            else:
+                self._room.free(sequence)
+                self._wait(sequence)
 
     def schedule(self) -> Batch:
         """Choose the next step's chunks; none only when no work is left."""
@@ -216,7 +253,10 @@ class Scheduler:
         for fork in leader.forks:
             if fork.status is SequenceStatus.HELD:
                 fork.status = SequenceStatus.WAITING
-                self._due[fork] = None
+                if fork.request_id in self._paused:
+                    self._paused.put(fork)
+                else:
+                    self._due[fork] = None
         leader.forks = []
 
     def _guess_ahead(self, decodes: list[Sequence], budget: int) -> list[Chunk]:
@@ -281,7 +321,8 @@ class Scheduler:
         """Give every running sequence a block for its last token, oldest first."""
         for sequence in list(self._running):
             while sequence.status is SequenceStatus.RUNNING and not self._room.extend(sequence):
-                self._preempt(next(reversed(self._running)))
+                if not self._take_from_paused():
+                    self._preempt(next(reversed(self._running)))
 
     def _may_start(self) -> bool:
         return not self._due and len(self._running) < self._config.max_sequences
@@ -300,8 +341,9 @@ class Scheduler:
         sequence = next(iter(self._due))
         # One block of head room for each that runs: else a newcomer that just fits would be
         # computed only to be preempted by the next decode.
-        if not self._room.take(sequence, num_spare=len(self._running)):
-            return None
+        while not self._room.take(sequence, num_spare=len(self._running)):
+            if not self._take_from_paused():
+                return None
         del self._due[sequence]
         sequence.status = SequenceStatus.RUNNING
         if sequence.scheduled_s is None:
@@ -314,6 +356,19 @@ class Scheduler:
         del self._running[sequence]
         self._room.free(sequence)
         sequence.num_preemptions += 1
+        self._wait(sequence)
+
+    def _take_from_paused(self) -> bool:
+        """Free the blocks of one that is paused; false if none has any."""
+        sequence = self._paused.first_with_blocks()
+        if sequence is None:
+            return False
+        self._room.free(sequence)
+        sequence.num_preemptions += 1
+        return True
+
+    def _wait(self, sequence: Sequence) -> None:
+        """Have one that was preempted or paused start before any other."""
         sequence.status = SequenceStatus.WAITING
         self._due[sequence] = None
         self._due.move_to_end(sequence, last=False)
@@ -321,13 +376,22 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         self._open.remove(sequence)
         self._release_forks(sequence)
-        if sequence.status is SequenceStatus.RUNNING:
-            del self._running[sequence]
-            self._room.free(sequence)
-        elif sequence.status is SequenceStatus.WAITING and sequence in self._due:
-            del self._due[sequence]
-        elif sequence.status is SequenceStatus.WAITING:
-            self._waiting.remove(sequence)
-            if not self._waiting.has(sequence.request.tenant):
-                self._turns.leave(sequence.request.tenant)
+        self._take_out(sequence)
+        self._room.free(sequence)
         sequence.status = SequenceStatus.ENDED
+        if not self._open.of(sequence.request_id):
+            self._paused.discard(sequence.request_id)
+
+    def _take_out(self, sequence: Sequence) -> None:
+        """Take it from where it runs, waits or is set aside."""
+        match sequence.status:
+            case SequenceStatus.RUNNING:
+                del self._running[sequence]
+            case SequenceStatus.PAUSED:
+                self._paused.remove(sequence)
+            case SequenceStatus.WAITING if sequence in self._due:
+                del self._due[sequence]
+            case SequenceStatus.WAITING:
+                self._waiting.remove(sequence)
+                if not self._waiting.has(sequence.request.tenant):
+                    self._turns.leave(sequence.request.tenant)

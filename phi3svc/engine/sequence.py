@@ -14,11 +14,12 @@ from phi3svc.engine.token_counts import TokenCounts
 
 
 class SequenceStatus(Enum):
-    """HELD: a fork that waits for its leader to compute their prompt."""
+    """HELD: a fork that waits until its leader has computed their prompt. PAUSED: see `paused.py`."""
 
     HELD = auto()
     WAITING = auto()
     RUNNING = auto()
+    PAUSED = auto()
     ENDED = auto()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -46,13 +47,14 @@ class FrontConnection:
         self._sock = sock
         self._reader = FrameReader()
 
-    def receive(self, *, is_blocking: bool) -> list[ToEngine]:
-        """Everything the front has sent; when blocking, at least one message."""
+    def receive(self, wait_s: float | None) -> list[ToEngine]:
+        """Everything the front has sent. wait_s: for the first message; None for however long."""
+        if wait_s != 0:
+            select.select([self._sock], [], [], wait_s)
         messages: list[ToEngine] = []
         while True:
-            wait = is_blocking and not messages
             try:
-                data = self._sock.recv(_RECEIVE_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+                data = self._sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return messages
             if not data:
@@ -65,7 +67,10 @@ class FrontConnection:
 
 def serve(connection: FrontConnection) -> None:
     """Load what the front asks for, then serve until it says Shutdown."""
-    load, *rest = connection.receive(is_blocking=True)
+    messages: list[ToEngine] = []
+    while not messages:
+        messages = connection.receive(None)
+    load, *rest = messages
     if not isinstance(load, Load) or rest:
         raise ValueError("the front did not begin with a single Load")
     host = _load(load, connection.send)
@@ -74,7 +79,7 @@ def serve(connection: FrontConnection) -> None:
     connection.send(Ready(host.models))
     while True:
         events = []
-        for message in connection.receive(is_blocking=not host.has_work):
+        for message in connection.receive(0 if host.has_work else host.idle_s):
             if isinstance(message, Shutdown):
                 return
             if isinstance(message, Load):

@@ -63,7 +63,7 @@ class HalfRight(Speculation):
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Adds, cancels and steps in any order, cancels also in the middle of a step."""
+    """Adds, cancels, pauses, resumes and steps in any order, some also in the middle of a step."""
 
     @initialize(
         num_blocks=st.integers(3, 10),
@@ -104,6 +104,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.runner = FakeRunner(self.blocks)
         self.open: dict[tuple[str, int], Sequence] = {}
         self.num_added = 0
+        self.paused: set[str] = set()
 
     @rule(
         # Short ones most of the time: several then run at once and outgrow the blocks together.
@@ -157,6 +158,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self._cancel_one(data)
 
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        self._pause_one(data)
+
+    @precondition(lambda self: self.paused)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        # Also of one that has ended since, and twice.
+        name = data.draw(st.sampled_from(sorted(self.paused)))
+        self.paused.discard(name)
+        self.scheduler.resume(name)
+        self.scheduler.resume(name)
+
     @precondition(lambda self: self.scheduler.has_work)
     @rule(num_steps=st.integers(1, 12))
     def step(self, num_steps: int) -> None:
@@ -165,9 +180,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self._step(num_cancels=0)
 
     @precondition(lambda self: self.scheduler.has_work)
-    @rule(data=st.data(), num_cancels=st.integers(1, 2))
-    def step_and_cancel_in_its_middle(self, data: st.DataObject, num_cancels: int) -> None:
-        self._step(num_cancels, data)
+    @rule(data=st.data(), num_cancels=st.integers(0, 2), num_pauses=st.integers(0, 2))
+    def step_and_meddle_in_its_middle(
+        self, data: st.DataObject, num_cancels: int, num_pauses: int
+    ) -> None:
+        self._step(num_cancels, data, num_pauses)
 
     @invariant()
     def every_block_has_as_many_holders_as_are_counted(self) -> None:
@@ -184,18 +201,29 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         # Each step computes at least one token. Preempted and crossing sequences compute theirs
         # again, but only after an older one took their blocks, which it needs for a new token.
-        num_steps = 0
-        while self.scheduler.has_work:
-            num_steps += 1
-            assert num_steps < 20_000, "somebody starves"
-            self._step(num_cancels=0)
+        self._run_out()
+        assert {name for name, _ in self.open} <= self.paused, "somebody waits for the paused"
+        for name in self.paused:
+            self.scheduler.resume(name)
+        self.paused.clear()
+        self._run_out()
         assert not self.open
+        assert len(self.scheduler._paused) == 0
         assert self.blocks.num_free == self.blocks.num_blocks
         assert sorted(self.blocks.allocate(self.blocks.num_blocks)) == list(
             range(self.blocks.num_blocks)
         )
 
-    def _step(self, num_cancels: int, data: st.DataObject | None = None) -> None:
+    def _run_out(self) -> None:
+        num_steps = 0
+        while self.scheduler.has_work:
+            num_steps += 1
+            assert num_steps < 20_000, "somebody starves"
+            self._step(num_cancels=0)
+
+    def _step(
+        self, num_cancels: int, data: st.DataObject | None = None, num_pauses: int = 0
+    ) -> None:
         self.now_s += 1
         late = [
             sequence
@@ -210,14 +238,26 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sequence.has_ended
             assert not sequence.block_table
             del self.open[sequence.request_id, sequence.index]
-        assert batch.chunks or not self.open, "no progress"
+        assert not {chunk.sequence.request_id for chunk in batch.chunks} & self.paused
+        assert batch.chunks or {name for name, _ in self.open} <= self.paused, "no progress"
         outputs = self.runner.run(batch)
         for _ in range(num_cancels):
             if self.open:
                 assert data is not None
                 self._cancel_one(data)
+        for _ in range(num_pauses):
+            if self.open:
+                assert data is not None
+                self._pause_one(data)
         self.scheduler.commit(batch, outputs)
         self._take_ended()
+
+    def _pause_one(self, data: st.DataObject) -> None:
+        name, _ = data.draw(st.sampled_from(sorted(self.open)))
+        num_free = self.blocks.num_free
+        self.scheduler.pause(name)
+        assert self.blocks.num_free == num_free
+        self.paused.add(name)
 
     def _cancel_one(self, data: st.DataObject) -> None:
         """A whole request, or one of its answers."""
