@@ -14,7 +14,7 @@ from phi3svc.engine.token_counts import TokenCounts
 
 
 class SequenceStatus(Enum):
-    """HELD: a fork that waits until its leader has computed their prompt. PAUSED: see `paused.py`."""
+    """HELD: a fork that waits until its leader has computed the prompt. PAUSED: see `paused.py`."""
 
     HELD = auto()
     WAITING = auto()
