@@ -84,6 +84,17 @@ def test_the_end_comes_at_once_with_what_was_held(outbox: Outbox) -> None:
     assert outbox.num_readers == 0
 
 
+def test_answers_of_one_request_are_due_together(outbox: Outbox, clock: Clock) -> None:
+    for i in (1, 2):
+        assert outbox.pass_on([token("n", i, 0), token("n", 10 * i, 1)]) == []
+    clock.now_s += 0.1
+    told = outbox.pass_on([])
+    assert [(e.index, e.token_ids) for e in told if isinstance(e, TokenEvent)] == [
+        (0, [1, 2]),
+        (1, [10, 20]),
+    ]
+
+
 def test_what_is_cancelled_is_not_told(outbox: Outbox, clock: Clock) -> None:
     outbox.pass_on([token("a", 1), token("n", 1, 0), token("n", 2, 1)])
     outbox.forget("a")

@@ -75,24 +75,6 @@ async def test_a_stop_string_ends_its_own_sequence_alone(harness: Harness) -> No
     assert harness.engine.num_open == 0
 
 
-async def test_coalescing_pauses_once_for_all_sequences(harness: Harness) -> None:
-    async def drip(engine: FakeEngine, request: Request) -> None:
-        for character in "abcdefgh":
-            for index in range(4):
-                engine.say(request, character, index=index)
-            await asyncio.sleep(0.002)
-        for index in range(4):
-            engine.say(request, "", "stop_token", index)
-
-    harness.engine.script = drip
-    async with asyncio.timeout(1.5):
-        responses = await collect(harness, sampling={"n": 4}, output={"coalesce_ms": 500})
-    assert texts_of(responses, 4) == ["abcdefgh"] * 4
-    for index in range(4):
-        deltas = [r for r in responses if r.HasField("delta") and r.delta.index == index]
-        assert len(deltas) <= 2
-
-
 async def test_cancelling_half_way_frees_every_sequence(harness: Harness) -> None:
     async def one_of_three(engine: FakeEngine, request: Request) -> None:
         engine.say(request, "ends", "length", 1)
