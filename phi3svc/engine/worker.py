@@ -8,6 +8,7 @@ ends it, whatever became of the front.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import select
 import signal
@@ -76,6 +77,9 @@ def serve(connection: FrontConnection) -> None:
     host = _load(load, connection.send)
     if host is None:
         return
+    # What is there by now stays: the garbage collector need not look at it ever again.
+    gc.collect()
+    gc.freeze()
     connection.send(Ready(host.models))
     while True:
         events = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -167,6 +168,9 @@ async def serve(
     try:
         addresses = await server.bind()
         if await _finishes(server.start(on_progress), unless=stopping):
+            # What is there by now stays: the garbage collector need not look at it ever again.
+            gc.collect()
+            gc.freeze()
             on_ready(addresses)
             if await _finishes(server.wait_engine_dead(), unless=stopping):
                 raise EngineFailed("the engine died; see the log")
