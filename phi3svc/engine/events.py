@@ -191,7 +191,7 @@ class Delta:
 
     text never splits a character and may be empty while one, or a possible stop string, is held
     back; later deltas then bring it. logprobs, top: one per token, or empty if not asked for.
-    index: which of the request's sequences. has_more: the next event is there already.
+    index: which of the request's sequences.
     """
 
     text: str
@@ -199,7 +199,6 @@ class Delta:
     logprobs: tuple[float, ...]
     index: int = 0
     top: tuple[TopLogprobs, ...] = ()
-    has_more: bool = False
 
 
 @dataclass(frozen=True)

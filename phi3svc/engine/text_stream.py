@@ -74,7 +74,7 @@ async def generate_text(
             answer = answers[event.index]
             parts = _parts(event)
             while parts:
-                delta = answer.take(parts.popleft(), has_more=bool(parts) or stream.has_more)
+                delta = answer.take(parts.popleft())
                 if not answer.has_ended:
                     yield delta
                     continue
@@ -148,8 +148,8 @@ class _Answer:
     def has_ended(self) -> bool:
         return self._reason is not None
 
-    def take(self, event: TokenEvent, *, has_more: bool) -> Delta:
-        """The next tokens. has_more: something follows at once, besides the end of this answer."""
+    def take(self, event: TokenEvent) -> Delta:
+        """The next tokens."""
         if event.timings is not None:
             self.num_drafted = event.timings.drafted_token_count
             self.num_accepted = event.timings.accepted_token_count
@@ -171,7 +171,6 @@ class _Answer:
             tuple(event.logprobs[:num_new]),
             self._index,
             tuple(event.top[:num_new]),
-            has_more or self.has_ended,
         )
 
     def finished(

@@ -45,11 +45,6 @@ class TokenStream:
         self._ready: deque[GeneratedEvent] = deque()
         self._events = self._read()
 
-    @property
-    def has_more(self) -> bool:
-        """Whether the next event came together with the last one, and needs no waiting."""
-        return bool(self._ready)
-
     def __aiter__(self) -> Self:
         return self
 

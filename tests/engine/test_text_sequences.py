@@ -121,7 +121,6 @@ async def test_sequences_interleave_and_end_each_in_its_own_way(
     for end in ends:
         last = deltas_of(events, end.index)[-1]
         assert events.index(end) == events.index(last) + 1
-        assert last.has_more
     token_ids = {0: [*ids_of("ab"), END_TOKEN_ID], 1: ids_of("xSTOP"), 2: ids_of("öSTO")}
     for end in ends:
         expected = token_ids[end.index]
@@ -133,7 +132,7 @@ async def test_sequences_interleave_and_end_each_in_its_own_way(
     assert (completed.drafted_token_count, completed.accepted_token_count) == (30, 3)
 
 
-async def test_only_the_last_event_of_what_came_together_has_nothing_behind_it(
+async def test_what_came_together_is_a_delta_of_each_sequence(
     engine: ScriptedEngine, tokenizer: Tokenizer
 ) -> None:
     events = await run(
@@ -148,12 +147,12 @@ async def test_only_the_last_event_of_what_came_together_has_nothing_behind_it(
         ],
     )
     deltas = [event for event in events if isinstance(event, Delta)]
-    assert [(delta.text, delta.has_more) for delta in deltas] == [
-        ("a", False),
-        ("b", True),
-        ("c", False),
-        ("d", True),
-        ("e", True),
+    assert [(delta.text, delta.index) for delta in deltas] == [
+        ("a", 0),
+        ("b", 1),
+        ("c", 0),
+        ("d", 0),
+        ("e", 1),
     ]
 
 
@@ -245,7 +244,6 @@ async def test_what_a_slow_reader_finds_comes_in_events_of_bounded_size(
     assert [i for delta in deltas for i in delta.token_ids] == expected
     assert [i for delta in deltas for top in delta.top for i in top.token_ids] == expected
     assert text_of(events, 0) == bytes(expected).decode().removesuffix("q" if stop else "")
-    assert [delta.has_more for delta in deltas] == [True] * 3
     (end,) = finishes(events)
     assert (end.reason, end.token_count) == ("stop_string" if stop else "length", len(expected))
 

@@ -84,7 +84,7 @@ async def test_a_stream_begins_with_what_it_is_and_ends_with_what_it_cost(
     events = await run(engine, tokenizer, [ids_of("He"), ids_of("y")], request=request)
     assert events[0] == Started("r", "tiny", 77, 3)
     assert events[1] == Delta("He", (72, 101), (-0.72, -1.01))
-    assert events[2] == Delta("y", (121,), (-1.21,), has_more=True)
+    assert events[2] == Delta("y", (121,), (-1.21,))
     assert finished(events).reason == "length"
     assert finished(events).token_count == 3
     completed = events[-1]

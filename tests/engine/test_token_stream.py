@@ -54,7 +54,7 @@ async def test_what_came_is_merged_by_sequence(engine: ScriptedEngine) -> None:
         event = await anext(stream)
         assert isinstance(event, TokenEvent)
         assert event.logprobs == [-0.01 * token_id for token_id in event.token_ids]
-        assert stream.has_more is has_more
+        assert bool(stream._ready) is has_more
         round_.append((event.index, event.token_ids))
     assert round_ == [(2, [1, 3, 4]), (0, [2, 6]), (1, [5])]
     for index in range(3):
@@ -96,7 +96,7 @@ async def test_a_stopped_sequence_is_heard_no_more_and_the_others_are(
 
 async def rest_of_round(stream: TokenStream) -> list[tuple[int, list[int]]]:
     events = [await anext(stream)]
-    while stream.has_more:
+    while stream._ready:
         events.append(await anext(stream))
     return [(e.index, e.token_ids) for e in events if isinstance(e, TokenEvent)]
 
@@ -106,9 +106,9 @@ async def test_what_is_ready_of_a_stopped_sequence_falls_away(engine: ScriptedEn
     engine.say([1], index=0)
     engine.say([2], "length", index=1)
     await anext(stream)
-    assert stream.has_more
+    assert stream._ready
     stream.stop(1)
-    assert not stream.has_more
+    assert not stream._ready
     assert engine.stopped == [], "the engine is done with it"
     engine.say([3], "length")
     assert await rest(stream) == [(0, [3])]
