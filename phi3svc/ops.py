@@ -14,7 +14,8 @@ Calls that are made again and again on the same tensors can be recorded in a `Pr
     program.run()  # both, in one call; as often as wanted
 
 It keeps the tensors alive, which must not be resized. What index tensors hold (token ids, slots,
-positions) counts when it runs, and is checked then. It belongs to one thread at a time.
+positions) counts when it runs, and is checked then. It belongs to one thread at a time, and
+`program.start()` lends it to another one until the `Run` that it returns has been waited for.
 
 Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
 of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,
@@ -40,6 +41,7 @@ from phi3svc import _core
 from phi3svc._core import (
     Error,
     Program,
+    Run,
     available_isas,
     build_info,
     isa,
@@ -55,11 +57,13 @@ __all__ = [
     "PackedLinear",
     "Penalties",
     "Program",
+    "Run",
     "attention",
     "available_isas",
     "build_info",
     "classify_head",
     "embedding",
+    "end_on",
     "isa",
     "kv_cache_shapes",
     "kv_scales_shape",
@@ -153,6 +157,15 @@ def embedding(token_ids: Tensor, table: Tensor | PackedLinear, out: Tensor) -> N
         _core.embedding(token_ids, table.data, out, vocab_size=table.out_features)
     else:
         _core.embedding(token_ids, table, out, vocab_size=table.shape[0])
+
+
+def end_on(token_ids: Tensor, end_ids: Tensor) -> None:
+    """End the run of the program that is being recorded, here, if a token says so.
+
+    That is one below 0 (what `sample` gives a broken row), or one among the end_ids. `run` and
+    `wait` then return False. token_ids: int32 [n]; end_ids: int32 [s], -1 where there is none.
+    """
+    _core.end_on(token_ids, end_ids)
 
 
 def rms_norm(h: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:

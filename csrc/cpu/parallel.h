@@ -1,4 +1,4 @@
-// The one place that makes threads: a persistent pool that runs the tasks of one op at a time.
+// A persistent pool of threads that runs the tasks of one op at a time.
 #pragma once
 
 #include <cstdint>

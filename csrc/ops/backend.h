@@ -14,7 +14,10 @@ void run_on(Device device,
             void (*cuda)(const Params&)) {
   const auto run = device.type == DeviceType::kCuda ? cuda : cpu;
   if (ops::Program* program = ops::Program::recorded()) {
-    program->add([run, params] { run(params); });
+    program->add([run, params] {
+      run(params);
+      return true;
+    });
   } else {
     run(params);
   }

@@ -1,6 +1,8 @@
 // Op calls that were checked once and run together, as often as wanted.
 #pragma once
 
+#include <atomic>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -30,19 +32,45 @@ class Program {
   // The program that the calling thread records, or null.
   static Program* recorded();
 
-  void add(std::function<void()> call) { calls_.push_back(std::move(call)); }
+  // A call that returns false ends the run it is part of.
+  void add(std::function<bool()> call) { calls_.push_back(std::move(call)); }
 
   // Holds on to what a call needs, for as long as the program lives.
   void keep(std::shared_ptr<void> owner) { owners_.push_back(std::move(owner)); }
 
-  // Throws what a call throws; those behind it are then not made.
-  void run() const;
+  // Whether all calls were made: false if one of them ended the run. Throws what a call throws;
+  // those behind it are then not made.
+  bool run() const;
 
   std::size_t size() const { return calls_.size(); }
 
  private:
-  std::vector<std::function<void()>> calls_;
+  std::vector<std::function<bool()>> calls_;
   std::vector<std::shared_ptr<void>> owners_;
+};
+
+// A run of a program on the background thread, one at a time in the order in which they were
+// started.
+class BackgroundRun {
+ public:
+  // `program` must live until the run is over. It is not begun if `after`, started before, throws
+  // or is ended by one of its calls.
+  static std::shared_ptr<BackgroundRun> start(const Program& program,
+                                              std::shared_ptr<const BackgroundRun> after);
+
+  // As `Program::run`, once it is over; false also if it was not begun.
+  bool wait() const;
+
+  // How long it took; only once it is over.
+  double seconds() const { return seconds_; }
+
+ private:
+  void run(const Program& program, const BackgroundRun* after);
+
+  std::atomic<std::uint32_t> is_over_{0};
+  bool is_complete_ = false;
+  std::exception_ptr error_;
+  double seconds_ = 0;
 };
 
 }  // namespace phi3::ops

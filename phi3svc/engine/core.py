@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 import uuid
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
-from phi3svc.engine.chunks import ChunkOutput, Generated
+from phi3svc.engine.chunks import Batch, ChunkOutput, Generated
+from phi3svc.engine.decode_loop import DecodeRun
 from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, check_request
-from phi3svc.engine.runner import Runner
+from phi3svc.engine.runner import Computed, Runner
 from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
@@ -21,6 +21,12 @@ from phi3svc.model.phi3 import Phi3Network
 from phi3svc.ops import PAGE_SIZE
 
 logger = logging.getLogger(__name__)
+
+_MAX_QUEUED_S = 5e-3
+"""Longer steps are not queued: a prompt that comes in would wait for one more of them, and the time
+between two of them hardly counts."""
+_MAX_QUEUED = 32
+"""Steps in a row that are queued before the scheduler looks again at who might guess."""
 
 
 class EngineCore:
@@ -37,10 +43,13 @@ class EngineCore:
         )
         kv_dtype = page_dtype(config.kv_dtype, network.dtype)
         self._runner = Runner(network, KVCache(network.config, num_blocks, kv_dtype))
+        self._queued: DecodeRun | None = None
+        self._num_queued = 0
+        self._step_s = 0.0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._queued is not None or self._scheduler.has_work
 
     @property
     def next_deadline_s(self) -> float | None:
@@ -69,7 +78,10 @@ class EngineCore:
         self._scheduler.cancel(request_id, index)
 
     def pause(self, request_id: str) -> None:
-        """Give a request no more tokens for now; ignores unknown ones."""
+        """Give a request no more tokens for now; ignores unknown ones.
+
+        A step under way may still bring some: see `drain`.
+        """
         self._scheduler.pause(request_id)
 
     def resume(self, request_id: str) -> None:
@@ -79,22 +91,52 @@ class EngineCore:
     def step(self) -> list[EngineEvent]:
         """Compute one batch and say what came of it. Only when `has_work`.
 
-        If the step itself fails, so do the requests of its batch, and no others.
+        If the step itself fails, so do the requests of its batch, and no others. While it runs, the
+        next one is prepared and queued behind it, if all that it takes is known.
         """
+        if self._queued is not None:
+            events = self._complete(self._queued.batch, self._queued)
+            if events is not None or not self._scheduler.has_work:
+                return events or []
         batch = self._scheduler.schedule()
-        events: list[EngineEvent] = [_expired(sequence) for sequence in batch.expired]
-        if not batch.chunks:
-            return events
-        started_s = time.perf_counter()
+        events = [_expired(sequence) for sequence in batch.expired]
+        return events + (self._complete(batch, None) or []) if batch.chunks else events
+
+    def drain(self) -> list[EngineEvent]:
+        """Complete the step that is under way, if any, and leave none."""
+        if self._queued is None:
+            return []
+        return self._complete(self._queued.batch, self._queued, is_last=True) or []
+
+    def _complete(
+        self, batch: Batch, begun: DecodeRun | None, *, is_last: bool = False
+    ) -> list[EngineEvent] | None:
+        """Compute a batch, if that is not under way, and say what came of it.
+
+        None if it was queued, but a token before it ended a sequence. is_last: queue none behind.
+        """
+        self._queued = None
+        events: list[EngineEvent] = []
         try:
-            outputs = self._runner.run(batch)
+            following = None if is_last else self._following(batch)
+            step = begun or self._runner.begin(batch, is_followed=following is not None)
+            if following is not None:
+                self._queued = self._runner.begin_behind(step, following)
+            outputs = step.wait()
         except Exception:
+            self._queued = None
             incident = _new_incident()
             logger.exception("incident %s: a step failed", incident)
             for chunk in batch.chunks:
                 events += self._fail(chunk.sequence, incident)
             return events
-        self._scheduler.observe(batch, time.perf_counter() - started_s)
+        if outputs is None:
+            self._queued = None
+            return None
+        self._step_s = step.seconds
+        if isinstance(step, Computed):
+            # A guess is never queued: its price is a matter of those steps that are not.
+            self._scheduler.observe(batch, step.seconds)
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             if not _is_finite(output):
                 incident = _new_incident()
@@ -103,6 +145,17 @@ class EngineCore:
         for progress in self._scheduler.commit(batch, outputs):
             events += events_of(progress)
         return events
+
+    def _following(self, batch: Batch) -> Batch | None:
+        """What may be queued behind a batch."""
+        self._num_queued += 1
+        if self._step_s > _MAX_QUEUED_S or self._num_queued > _MAX_QUEUED:
+            self._num_queued = 0
+            return None
+        following = self._scheduler.continued(batch)
+        if following is None:
+            self._num_queued = 0
+        return following
 
     def _fail(self, sequence: Sequence, incident: str) -> list[FailedEvent]:
         """End a sequence's request; nothing to tell if it has ended already."""

@@ -91,10 +91,13 @@ class EngineHost:
                 self._outbox.forget(message.request_id, message.index)
                 return []
             case PauseRequest():
+                events = []
                 for core in self._turns:
+                    # What is under way is for the reader to be told before it is left in peace.
+                    events += self._outbox.pass_on(core.drain())
                     core.pause(message.request_id)
                 # Without work there are no steps, and nothing would become due.
-                return self._outbox.release(message.request_id)
+                return events + self._outbox.release(message.request_id)
             case ResumeRequest():
                 for core in self._turns:
                     core.resume(message.request_id)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,11 +20,12 @@ from phi3svc.engine.chunks import (
     SampledToken,
     verified,
 )
+from phi3svc.engine.decode_loop import DecodeLoop, DecodeRun, is_plain
 from phi3svc.engine.events import TopLogprobs
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sampler import sample
 from phi3svc.engine.token_logprobs import token_logprobs
-from phi3svc.model.inputs import int32_tensor
+from phi3svc.model.inputs import InputShape, int32_tensor
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
 
@@ -28,12 +33,64 @@ _PROMPT_LOGITS_ROWS = 64
 """Rows of prompt logits at a time: those of a whole chunk could need gigabytes."""
 
 
+_MAX_LOOPS = 32
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A step that has been computed, and how long it took."""
+
+    batch: Batch
+    outputs: list[ChunkOutput]
+    seconds: float
+
+    def wait(self) -> list[ChunkOutput]:
+        return self.outputs
+
+
 class Runner:
-    """Runs batches on a network. KV page i is the scheduler's block i."""
+    """Runs batches on a network. KV page i is the scheduler's block i.
+
+    One step at a time, but another can be queued behind it: `begin_behind`.
+    """
 
     def __init__(self, network: Phi3Network, kv: KVCache) -> None:
         self._network = network
         self._kv = kv
+        # By shape, the last used last.
+        self._loops: OrderedDict[InputShape, DecodeLoop] = OrderedDict()
+
+    def begin(self, batch: Batch, *, is_followed: bool) -> DecodeRun | Computed:
+        """Start a step; if another may follow it at once, and it can, in the background."""
+        if is_followed and is_plain(batch):
+            return self._begin_loop(batch)
+        started_s = time.perf_counter()
+        outputs = self.run(batch)
+        return Computed(batch, outputs, time.perf_counter() - started_s)
+
+    @torch.inference_mode()
+    def begin_behind(self, before: DecodeRun | Computed, batch: Batch) -> DecodeRun | None:
+        """Queue a step of the sequences that are in the one before; None if that can't be."""
+        if isinstance(before, Computed) or before.loop.rope_table is not self._network.rope.table:
+            return None
+        num_positions = max(chunk.end for chunk in batch.chunks)
+        num_pages = -(-num_positions // ops.PAGE_SIZE)
+        has_room = num_positions <= self._network.rope.num_positions
+        if not has_room or num_pages > before.loop.shape.table_len:
+            return None
+        return before.loop.begin_behind(before, batch)
+
+    @torch.inference_mode()
+    def _begin_loop(self, batch: Batch) -> DecodeRun:
+        inputs = to_model_input(batch, ops.PAGE_SIZE)
+        self._network.rope.ensure(inputs.num_positions)
+        loop = self._loops.get(inputs.shape)
+        if loop is None or loop.rope_table is not self._network.rope.table:
+            loop = self._loops[inputs.shape] = DecodeLoop(self._network, self._kv, inputs.shape)
+        self._loops.move_to_end(inputs.shape)
+        if len(self._loops) > _MAX_LOOPS:
+            self._loops.popitem(last=False)
+        return loop.begin(batch, inputs)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[ChunkOutput]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -40,29 +41,85 @@ def sample(logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
     num_rows = len(params)
     token_ids = torch.empty(num_rows, dtype=torch.int32)
     logprobs = torch.empty(num_rows, dtype=torch.float32)
-    ops.sample(
+    rows = SamplingRows.off(num_rows)
+    rows.fill(sequences)
+    rows.sample(
         logits,
-        temperature=_float32_tensor([p.temperature for p in params]),
-        top_k=int32_tensor([p.top_k for p in params]),
-        top_p=_float32_tensor([p.top_p for p in params]),
-        seeds=torch.from_numpy(np.array([p.seed for p in params], np.uint64).view(np.int64)),
-        sequence_indices=int32_tensor([sequence.index for sequence in sequences]),
-        positions=int32_tensor(
+        int32_tensor(
             [sequence.num_tokens + i for sequence, i in zip(sequences, num_ahead, strict=True)]
         ),
-        out_ids=token_ids,
-        out_logprobs=logprobs,
-        min_p=_optional([p.min_p for p in params], 0.0),
-        typical_p=_optional([p.typical_p for p in params], 1.0),
+        token_ids,
+        logprobs,
         penalties=_penalties(sequences, params),
         biases=_biases(sequences, requests, num_ahead, logits.shape[1]),
     )
     return token_ids, logprobs
 
 
-def _optional(values: list[float], off: float) -> Tensor | None:
-    """None when it is off in every row."""
-    return None if values.count(off) == len(values) else _float32_tensor(values)
+@dataclass(frozen=True)
+class SamplingRows:
+    """Settings of n rows, as `ops.sample` takes them; those that stay as a sequence goes on."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    typical_p: Tensor
+    seeds: Tensor
+    sequence_indices: Tensor
+
+    @classmethod
+    def off(cls, num_rows: int) -> SamplingRows:
+        return cls(
+            temperature=torch.zeros(num_rows),
+            top_k=torch.zeros(num_rows, dtype=torch.int32),
+            top_p=torch.ones(num_rows),
+            min_p=torch.zeros(num_rows),
+            typical_p=torch.ones(num_rows),
+            seeds=torch.zeros(num_rows, dtype=torch.int64),
+            sequence_indices=torch.zeros(num_rows, dtype=torch.int32),
+        )
+
+    def fill(self, sequences: list[Sequence]) -> None:
+        """Take the settings of a sequence for each row."""
+        params = []
+        for sequence in sequences:
+            assert isinstance(sequence.request, GenerateRequest)
+            params.append(sequence.request.sampling)
+        self.temperature.numpy()[:] = [p.temperature for p in params]
+        self.top_k.numpy()[:] = [p.top_k for p in params]
+        self.top_p.numpy()[:] = [p.top_p for p in params]
+        self.min_p.numpy()[:] = [p.min_p for p in params]
+        self.typical_p.numpy()[:] = [p.typical_p for p in params]
+        self.seeds.numpy().view(np.uint64)[:] = np.array([p.seed for p in params], np.uint64)
+        self.sequence_indices.numpy()[:] = [sequence.index for sequence in sequences]
+
+    def sample(
+        self,
+        logits: Tensor,
+        positions: Tensor,
+        out_ids: Tensor,
+        out_logprobs: Tensor,
+        *,
+        penalties: ops.Penalties | None = None,
+        biases: ops.Biases | None = None,
+    ) -> None:
+        """`ops.sample` with these settings."""
+        ops.sample(
+            logits,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seeds=self.seeds,
+            sequence_indices=self.sequence_indices,
+            positions=positions,
+            out_ids=out_ids,
+            out_logprobs=out_logprobs,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            penalties=penalties,
+            biases=biases,
+        )
 
 
 # A sequence with penalties guesses nothing (`speculation.py`), so its counts are those of its row.

@@ -178,6 +178,47 @@ class Scheduler:
             chunks = self._guess_ahead(decodes, budget)
         return Batch(chunks, expired)
 
+    def continued(self, batch: Batch) -> Batch | None:
+        """What `schedule` will say behind `batch` if no sequence in it draws a stop token.
+
+        For preparing that step while `batch` is computed. None if a sequence is going to end or to
+        be computed anew in any case, if others may come in, or if a text has begun to repeat, so
+        that guesses may pay.
+        """
+        if self._due or (self._waiting.num_tokens > 0 and self._may_start()):
+            return None
+        if len(batch.chunks) != len(self._running):
+            return None
+        if self._open.first_expired(self._clock()) is not None:
+            return None
+        price = self._speculation.price(len(batch.chunks))
+        if not all(self._goes_on(chunk, price) for chunk in batch.chunks):
+            return None
+        return Batch(
+            [
+                Chunk(chunk.sequence, chunk.end, chunk.end + 1, range(chunk.end, chunk.end + 1))
+                for chunk in batch.chunks
+            ]
+        )
+
+    def _goes_on(self, chunk: Chunk, price: float) -> bool:
+        """Whether a chunk gives its sequence one token, and the sequence then wants the next."""
+        sequence = chunk.sequence
+        request = sequence.request
+        num_tokens = sequence.num_tokens + 1
+        return (
+            sequence.status is SequenceStatus.RUNNING
+            and chunk.start + 1 == chunk.end == sequence.num_tokens
+            and not chunk.draft
+            and not chunk.prompt_rows
+            and isinstance(request, GenerateRequest)
+            and sequence.num_generated + 1 < request.max_new_tokens
+            and num_tokens < self._context_len
+            and self._rope_set(num_tokens) == sequence.rope_set
+            and not self._speculation.would_pay(sequence, price)
+            and self._room.extend(sequence, 1, num_spare=len(self._running))
+        )
+
     def observe(self, batch: Batch, seconds: float) -> None:
         """Take in how long a batch of this scheduler's took."""
         if all(chunk.end - chunk.start == 1 for chunk in batch.chunks):
@@ -186,13 +227,13 @@ class Scheduler:
     def commit(self, batch: Batch, outputs: Rows[ChunkOutput]) -> list[Progress]:
         """Take in what the step found, one output per chunk; end and free what is complete.
 
-        Chunks of sequences that were cancelled meanwhile fall away. Tells, for every other chunk
-        with an output, what came of it.
+        Chunks of sequences that were cancelled meanwhile, or lost their blocks, fall away. Tells,
+        for every other chunk with an output, what came of it.
         """
         told = []
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             sequence = chunk.sequence
-            if sequence.has_ended:
+            if sequence.has_ended or not sequence.block_table:
                 continue
             sequence.num_computed = chunk.end
             if output is None:

@@ -97,6 +97,16 @@ class Speculation:
         drafter = sequence.drafter
         return drafter is not None and not drafter.is_resting(sequence.num_tokens)
 
+    def would_pay(self, sequence: Sequence, price: float) -> bool:
+        """Whether a sequence has a guess now that is expected to pay: then it may have the next."""
+        drafter = sequence.drafter
+        return (
+            drafter is not None
+            and drafter.rate > price
+            and not drafter.is_resting(sequence.num_tokens)
+            and len(drafter.guess(sequence.token_ids, 1)) > 0
+        )
+
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
         """Tokens that may follow, at most `max_tokens`. Only when it `may_draft`."""
         drafter = sequence.drafter

@@ -96,6 +96,22 @@ class ModelInput:
         )
         return inputs
 
+    def go_on_from(self, before: ModelInput, tables: Sequence[Sequence[int]]) -> None:
+        """Make this, of the same shape, what follows `before`, which has one token per sequence.
+
+        That is, all but the tokens themselves. tables: page ids of each sequence.
+        """
+        t = self.num_tokens
+        self.data[t:].copy_(before.data[t:])
+        self.positions.add_(1)
+        self.context_lens.add_(1)
+        page_idx, offsets = np.divmod(self.positions.numpy(), PAGE_SIZE)
+        block_tables = self.block_tables.numpy()
+        for row in np.flatnonzero(offsets == 0).tolist():
+            block_tables[row, page_idx[row]] = tables[row][page_idx[row]]
+        pages = block_tables[np.arange(t), page_idx]
+        np.add(pages * PAGE_SIZE, offsets, out=self.slots.numpy())
+
 
 def int32_tensor(values: list[int]) -> Tensor:
     """By way of numpy, which reads a list several times faster than torch does."""

@@ -93,13 +93,13 @@ class Phi3Network:
         if recorded is None:
             own_inputs, program = ModelInput(inputs.shape), ops.Program()
             with program:
-                h = self._layers(own_inputs, kv)
+                h = self.compute(own_inputs, kv)
             recorded = RecordedPass(program, own_inputs, self.rope.table, h)
             passes.keep(recorded)
         return recorded.run(inputs)
 
-    def _layers(self, inputs: ModelInput, kv: KVCache) -> Tensor:
-        """What `forward` does, call by call."""
+    def compute(self, inputs: ModelInput, kv: KVCache) -> Tensor:
+        """What `forward` does, call by call. `rope.table` must hold all positions."""
         c = self.config
         t = inputs.num_tokens
         h = self._buffer("h", t, c.hidden_size, dtype=torch.float32)

@@ -29,13 +29,18 @@ class RopeTables:
         self._attention_factor = rope.attention_factor
         self.table = torch.empty(len(factors), 0, rope.rotary_dim // 2, 2)
 
+    @property
+    def num_positions(self) -> int:
+        """Positions that `table` holds."""
+        return self.table.shape[1]
+
     def ensure(self, num_positions: int) -> None:
         """Make `table` hold the positions below `num_positions`; what it holds keeps its bits.
 
         Positions are computed in aligned blocks of one size, so no value depends on how the table
         came to its length.
         """
-        held = self.table.shape[1]
+        held = self.num_positions
         if num_positions <= held:
             return
         wanted = -(-max(num_positions, 2 * held) // _BLOCK) * _BLOCK

@@ -87,14 +87,11 @@ class ByteFallbackDecoder:
     def push(self, piece: str) -> Decoded:
         for old, new in self._replacements:
             piece = piece.replace(old, new)
-        # Most tokens are plain text, and this runs for every one of them.
-        is_like_byte = self._has_bytes and piece.startswith("<0x")
-        match = _BYTE_TOKEN.fullmatch(piece) if is_like_byte else None
+        match = _BYTE_TOKEN.fullmatch(piece) if self._has_bytes else None
         if match is not None:
             return self._push_byte(bytes.fromhex(match[1]))
-        text = self._end_run() if self._run_len else ""
-        if self._num_to_strip:
-            piece, self._num_to_strip = _strip(piece, self._num_to_strip)
+        text = self._end_run()
+        piece, self._num_to_strip = _strip(piece, self._num_to_strip)
         return Decoded(text + piece, "")
 
     def finish(self) -> str:

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import phi3svc
 from phi3svc import _core, ops
@@ -32,7 +33,7 @@ _NUM_STEPS = 90  # together below the length at which LongRoPE changes its facto
 
 
 class ExtensionClock:
-    """Seconds spent in calls of the extension, as seen by the thread that makes them."""
+    """Seconds during which the extension worked: in calls, or in runs that have been waited for."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -40,12 +41,21 @@ class ExtensionClock:
             setattr(_core, name, self._timed(getattr(_core, name)))
         _core.sample = self._timed(_core.sample)
         _core.Program.run = self._timed(_core.Program.run)
+        wait = _core.Run.wait
 
-    def _timed(self, call: Callable[..., None]) -> Callable[..., None]:
-        def timed(*args: object, **kwargs: object) -> None:
+        def timed_wait(run: ops.Run) -> bool:
+            is_complete = wait(run)
+            self.seconds += run.seconds
+            return is_complete
+
+        _core.Run.wait = timed_wait  # type: ignore[method-assign]
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
-            call(*args, **kwargs)
+            result = call(*args, **kwargs)
             self.seconds += time.perf_counter() - start
+            return result
 
         return timed
 

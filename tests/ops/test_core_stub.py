@@ -69,11 +69,12 @@ def test_the_stub_names_what_the_module_has() -> None:
 
 def test_the_stub_has_the_methods_of_the_classes_and_they_are_documented() -> None:
     for name, methods in stubbed_classes().items():
-        made_by_pybind = {"__doc__", "__module__", "_pybind11_conduit_v1_"}
+        made_by_pybind = {"__doc__", "__module__", "__init__", "_pybind11_conduit_v1_"}
+        methods -= {"__init__"}
         assert vars(getattr(_core, name)).keys() - made_by_pybind == methods, name
-        for method in methods - {"__init__", "__len__"}:
+        for method in methods - {"__len__"}:
             text = getattr(getattr(_core, name), method).__doc__
-            assert len(text.splitlines()) > 1, f"{name}.{method} has no docstring"
+            assert text.splitlines()[1:] or "(" not in text, f"{name}.{method} has no docstring"
 
 
 def test_the_stub_has_the_parameters_of_the_module() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -142,3 +144,117 @@ def test_tensors_live_as_long_as_the_program(kind: str) -> None:
     del program
     gc.collect()
     assert weight() is None
+
+
+class TestRunsInTheBackground:
+    def test_they_do_what_runs_do_in_the_order_of_their_start(self) -> None:
+        calls = Calls(4)
+        first, second = ops.Program(), ops.Program()
+        with first:
+            ops.embedding(calls.token_ids, calls.table, calls.h)
+        with second:
+            ops.rms_norm(calls.h, calls.norm_weight, 1e-5, calls.x)
+            ops.linear(calls.x, calls.weight, calls.out)
+        for _ in range(200):
+            token_ids = torch.randint(VOCAB, (4,), dtype=torch.int32)
+            expected = calls.result_of(calls.make, token_ids)
+
+            def start_both() -> None:
+                runs = [first.start(), second.start()]
+                assert all(run.wait() for run in reversed(runs))
+                assert all(run.seconds > 0 for run in runs)
+
+            assert_bitwise_equal(calls.result_of(start_both, token_ids), expected)
+
+    def test_an_error_is_raised_by_wait_and_what_comes_after_is_not_begun(self) -> None:
+        calls = Calls(1)
+        program, other = calls.recorded(), Calls(1)
+        calls.token_ids.fill_(-1)
+        run = program.start()
+        behind = other.recorded().start(after=run)
+        beside = calls.recorded().start()
+        for _ in range(2):
+            with pytest.raises(ops.Error, match=r"embedding: token_ids\[0\] is -1"):
+                run.wait()
+        assert not behind.wait()
+        assert not other.out.any()
+        with pytest.raises(ops.Error):
+            beside.wait()
+
+    def test_a_run_that_nobody_waits_for_keeps_what_it_needs(self) -> None:
+        for _ in range(50):
+            Calls(64).recorded().start()
+        gc.collect()
+        calls = Calls(1)
+        assert calls.recorded().start().wait()
+        assert calls.out.any()
+
+    def test_the_callers_floating_point_mode_changes_nothing(self) -> None:
+        calls = Calls(3)
+        calls.table.mul_(1e-38)
+        program = calls.recorded()
+        expected = calls.result_of(calls.make, i32(1, 2, 3))
+        assert torch.set_flush_denormal(True)
+        try:
+            found = calls.result_of(lambda: program.start().wait(), i32(1, 2, 3))
+        finally:
+            torch.set_flush_denormal(False)
+        assert_bitwise_equal(found, expected)
+
+
+class TestEndOn:
+    def recorded(self) -> tuple[ops.Program, Tensor, Tensor, Calls]:
+        drawn, end_ids, calls = i32(1, 2, 3), i32(-1, -1), Calls(1)
+        program = ops.Program()
+        with program:
+            ops.end_on(drawn, end_ids)
+            calls.make()
+        return program, drawn, end_ids, calls
+
+    @pytest.mark.parametrize("in_background", [False, True])
+    @pytest.mark.parametrize(
+        ("drawn", "end_ids", "goes_on"),
+        [
+            ((1, 2, 3), (-1, -1), True),
+            ((1, 2, 3), (4, 0), True),
+            ((1, 2, 3), (-1, 3), False),
+            ((5, 2, 3), (5, -1), False),
+            ((1, -1, 3), (-1, -1), False),
+        ],
+    )
+    def test_it_ends_the_run_that_it_is_part_of(
+        self, drawn: tuple[int, ...], end_ids: tuple[int, ...], goes_on: bool, in_background: bool
+    ) -> None:
+        program, own_drawn, own_end_ids, calls = self.recorded()
+        own_drawn.copy_(i32(*drawn))
+        own_end_ids.copy_(i32(*end_ids))
+        assert (program.start().wait() if in_background else program.run()) == goes_on
+        assert bool(calls.out.any()) == goes_on
+
+    def test_what_comes_after_a_run_that_was_ended_is_not_begun(self) -> None:
+        program, drawn, _, _ = self.recorded()
+        drawn[0] = -1
+        calls = Calls(1)
+        behind = calls.recorded().start(after=program.start())
+        assert not behind.wait()
+        assert not calls.out.any()
+
+    def test_it_is_for_programs(self) -> None:
+        with pytest.raises(ops.Error, match="end_on: no program is being recorded"):
+            ops.end_on(i32(1), i32(1))
+        with ops.Program(), pytest.raises(ops.Error, match="end_on: end_ids is float32"):
+            ops.end_on(i32(1), torch.zeros(1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking with threads is fine on Linux alone")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_background_of_its_own() -> None:
+    calls = Calls(1)
+    program = calls.recorded()
+    assert program.start().wait()
+    child = os.fork()
+    if child == 0:
+        calls.out.zero_()
+        os._exit(0 if program.start().wait() and calls.out.any() else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
