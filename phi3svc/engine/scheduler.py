@@ -27,7 +27,8 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.blocks import BlockManager
@@ -43,8 +44,7 @@ from phi3svc.engine.turns import QUANTUM, Turns
 from phi3svc.engine.waiting import WaitingRoom
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """What a step brought a sequence: tokens that it has now, and how it began.
 
     prompt_start: index of the first prompt token whose log probability came.
@@ -208,11 +208,11 @@ class Scheduler:
         num_tokens = sequence.num_tokens + 1
         return (
             sequence.status is SequenceStatus.RUNNING
-            and chunk.start + 1 == chunk.end == sequence.num_tokens
+            and chunk.start + 2 == chunk.end + 1 == num_tokens
             and not chunk.draft
             and not chunk.prompt_rows
             and isinstance(request, GenerateRequest)
-            and sequence.num_generated + 1 < request.max_new_tokens
+            and num_tokens - len(request.prompt_ids) < request.max_new_tokens
             and num_tokens < self._context_len
             and self._rope_set(num_tokens) == sequence.rope_set
             and not self._speculation.would_pay(sequence, price)
@@ -258,7 +258,8 @@ class Scheduler:
         if output.prompt is not None:
             sequence.num_prompt_logprobs += len(output.prompt.logprobs)
         tokens = output.tokens
-        self._speculation.learn(sequence, len(chunk.draft), max(0, len(tokens) - 1))
+        if chunk.draft:
+            self._speculation.learn(sequence, len(chunk.draft), max(0, len(tokens) - 1))
         num_taken = 0
         while num_taken < len(tokens) and sequence.finish_reason is None:
             self._append(sequence, tokens[num_taken])
@@ -275,7 +276,9 @@ class Scheduler:
             # LongRoPE is a property of the whole sequence: with other factors, the keys and values
             # of every token change. Others may hold its blocks too: it gets new ones.
             self._room.free(sequence)
-        return Progress(sequence, Generated(tokens[:num_taken], output.prompt), prompt_start)
+        if num_taken < len(tokens):
+            output = Generated(tokens[:num_taken], output.prompt)
+        return Progress(sequence, output, prompt_start)
 
     def _append(self, sequence: Sequence, sampled: SampledToken) -> None:
         request = sequence.request

@@ -1,10 +1,12 @@
 """How much of a decode step is Python: `.venv/bin/python -m tests.bench.step_overhead`.
 
 Steps the engine's core on the embedded demo model, at each batch size, with sampled requests and no
-guesses, and prints microseconds per step: all of it, the part inside the extension, and the rest,
-which is Python between two calls. Every figure is a median over steps of the fastest of some
-rounds, as other programs of the machine only ever add time. `--top` profiles the functions behind
-the rest at the last batch size.
+guesses: with steps queued behind one another, and without. Prints microseconds per step, those of
+them in which the extension was at work, and the share that it was not, which is Python and the
+waking of threads. Rounds of both kinds alternate; each figure is that of the fastest round, by its
+whole time over its steps, as other programs of the machine only ever add time. `--top` profiles the
+functions behind the rest at the last batch size. Prints the table kept in
+tests/bench/results/step_overhead.md.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import argparse
 import cProfile
 import pstats
 import random
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import phi3svc
 from phi3svc import _core, ops
 from phi3svc.config.engine import EngineConfig
+from phi3svc.engine import core as core_module
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.model.loader import load_network
@@ -77,35 +79,41 @@ def full_core(network: Phi3Network, batch_size: int) -> EngineCore:
 
 
 def measure(network: Phi3Network, batch_size: int, clock: ExtensionClock) -> tuple[float, float]:
-    """Medians of one round: seconds of a step, and those inside the extension."""
+    """One round: seconds per step, and those of them inside the extension."""
     core = full_core(network, batch_size)
-    steps, inside = [], []
+    clock.seconds, start = 0.0, time.perf_counter()
     for _ in range(_NUM_STEPS):
-        clock.seconds, start = 0.0, time.perf_counter()
         core.step()
-        steps.append(time.perf_counter() - start)
-        inside.append(clock.seconds)
-    return statistics.median(steps), statistics.median(inside)
+    seconds = time.perf_counter() - start
+    return seconds / _NUM_STEPS, clock.seconds / _NUM_STEPS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=ops.num_threads())
     parser.add_argument("--top", type=int, default=0, metavar="N", help="profile: N functions")
     args = parser.parse_args()
     ops.set_num_threads(args.threads)
     network = load_network(_DEMO, "bfloat16")
     clock = ExtensionClock()
-    print(f"{'batch':>5} {'step us':>9} {'extension us':>13} {'Python us':>10} {'share':>6}")
+    max_queued = core_module._MAX_QUEUED
+    print("| sequences | steps | step, us | extension at work, us | share it is not |")
+    print("| --- | --- | --- | --- | --- |")
     for batch_size in args.batches:
-        step, inside = min(measure(network, batch_size, clock) for _ in range(args.rounds))
-        share = (step - inside) / step
-        print(
-            f"{batch_size:5} {1e6 * step:9.1f} {1e6 * inside:13.1f} {1e6 * (step - inside):10.1f}"
-            f" {share:6.1%}"
-        )
+        rounds: dict[str, list[tuple[float, float]]] = {"one by one": [], "queued": []}
+        for _ in range(args.rounds):
+            for kind, figures in rounds.items():
+                core_module._MAX_QUEUED = max_queued if kind == "queued" else 0
+                figures.append(measure(network, batch_size, clock))
+        for kind, figures in rounds.items():
+            step, inside = min(figures)
+            share = max(0.0, (step - inside) / step)
+            print(
+                f"| {batch_size} | {kind} | {1e6 * step:.0f} | {1e6 * inside:.0f} | {share:.0%} |",
+                flush=True,
+            )
     if args.top:
         core = full_core(network, args.batches[-1])
         with cProfile.Profile() as profile:

@@ -141,10 +141,11 @@ async def test_a_stuck_consumer_holds_up_nobody_and_loses_nothing(engine: Engine
         quick = await collect(engine, generate("quick", [1, 2, 3], 80))
         assert len(quick.token_ids) == 80
         late = [event async for event in stuck]
-    assert len(late) == 1, "all that was queued comes as one event"
-    assert first.token_ids + late[0].token_ids == quick.token_ids[:50]
-    assert isinstance(late[0], TokenEvent)
-    assert late[0].timings is not None
+    assert len(late) <= 1, "all that was queued comes as one event"
+    events = [first, *late]  # the first has all of it if the engine was much quicker than this
+    assert [i for event in events for i in event.token_ids] == quick.token_ids[:50]
+    assert isinstance(events[-1], TokenEvent)
+    assert events[-1].timings is not None
 
 
 async def test_bad_requests_raise_what_they_deserve(engine: EngineBase) -> None:
