@@ -44,7 +44,7 @@ class EngineConfig:
     kv_dtype: str = "auto"
     num_threads: int = 0
     prefix_cache: bool = True
-    max_draft_tokens: int = 8
+    max_draft_tokens: int = 16
     tenant_weights: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

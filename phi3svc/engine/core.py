@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 
 from phi3svc.config.engine import EngineConfig
@@ -12,7 +13,7 @@ from phi3svc.engine.chunks import Batch, ChunkOutput, Generated
 from phi3svc.engine.decode_loop import DecodeRun
 from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, check_request
-from phi3svc.engine.runner import Computed, Runner
+from phi3svc.engine.runner import Runner
 from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
@@ -46,6 +47,7 @@ class EngineCore:
         self._queued: DecodeRun | None = None
         self._num_queued = 0
         self._step_s = 0.0
+        self._ended_s = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -117,6 +119,7 @@ class EngineCore:
         """
         self._queued = None
         events: list[EngineEvent] = []
+        began_s = time.perf_counter()
         try:
             following = None if is_last else self._following(batch)
             step = begun or self._runner.begin(batch, is_followed=following is not None)
@@ -134,9 +137,6 @@ class EngineCore:
             self._queued = None
             return None
         self._step_s = step.seconds
-        if isinstance(step, Computed):
-            # A guess is never queued: its price is a matter of those steps that are not.
-            self._scheduler.observe(batch, step.seconds)
         for chunk, output in zip(batch.chunks, outputs, strict=True):
             if not _is_finite(output):
                 incident = _new_incident()
@@ -144,6 +144,10 @@ class EngineCore:
                 events += self._fail(chunk.sequence, incident)
         for progress in self._scheduler.commit(batch, outputs):
             events += events_of(progress)
+        # A queued step began when the one before it ended.
+        now_s = time.perf_counter()
+        self._scheduler.observe(batch, now_s - (began_s if begun is None else self._ended_s))
+        self._ended_s = now_s
         return events
 
     def _following(self, batch: Batch) -> Batch | None:

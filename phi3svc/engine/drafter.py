@@ -14,9 +14,9 @@ NGRAM_LENGTHS = (3, 2)
 """How many of the last tokens must have stood before; the longer match is looked for first."""
 
 _TOKEN_BYTES = array("i").itemsize
-_INITIAL_RATE = 0.5
+_INITIAL_RATE = 0.75
 _RATE_STEP = 0.3
-_INITIAL_LENGTH = 3
+_INITIAL_LENGTH, _MIN_LENGTH = 8, 4
 _MIN_PAUSE, _MAX_PAUSE = 16, 256
 _MAX_SKIP = 4
 
@@ -74,7 +74,7 @@ class Drafter:
             self._pause = 0
             self.length = min(2 * self.length, max_length)
         else:
-            self.length = num_accepted + 1
+            self.length = max(num_accepted + 1, _MIN_LENGTH)
 
     def _find_follower(self, ngram_len: int) -> int | None:
         """Index of the token behind the last earlier place of the last `ngram_len` tokens."""

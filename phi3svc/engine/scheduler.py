@@ -222,7 +222,7 @@ class Scheduler:
     def observe(self, batch: Batch, seconds: float) -> None:
         """Take in how long a batch of this scheduler's took."""
         if all(chunk.end - chunk.start == 1 for chunk in batch.chunks):
-            self._speculation.observe(batch.num_tokens, seconds)
+            self._speculation.observe(len(batch.chunks), batch.num_tokens, seconds)
 
     def commit(self, batch: Batch, outputs: Rows[ChunkOutput]) -> list[Progress]:
         """Take in what the step found, one output per chunk; end and free what is complete.
@@ -305,7 +305,7 @@ class Scheduler:
 
     def _guess_ahead(self, decodes: list[Sequence], budget: int) -> list[Chunk]:
         price = self._speculation.price(len(decodes))
-        chunks = []
+        drafts = []
         for sequence in decodes:
             draft: list[int] = []
             if budget > 0 and self._speculation.may_draft(sequence):
@@ -314,8 +314,10 @@ class Scheduler:
             if draft and not self._room.extend(sequence, len(draft), num_spare=len(self._running)):
                 draft = []
             budget -= len(draft)
-            chunks.append(Chunk.guessed(sequence, draft))
-        return chunks
+            drafts.append(draft)
+        if any(drafts) and not self._speculation.pays(decodes, drafts):
+            drafts = [[] for _ in decodes]
+        return [Chunk.guessed(*guess) for guess in zip(decodes, drafts, strict=True)]
 
     def _end_expired(self) -> list[Sequence]:
         expired = []

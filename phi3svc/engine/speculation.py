@@ -1,11 +1,12 @@
 """When guessing tokens pays: guesses are computed as if they were known, and kept where right.
 
 A row of the step has a price: what it adds to the step's time, as a share of the time that a token
-costs now. One sequence alone leaves most of the machine waiting for weights, and rows are cheap; a
-full batch is bound by arithmetic, and a row costs as much as a token. Guesses are made where they
-are right more often than they cost. Both are measured: the price by fitting the times of steps, the
-rate of right guesses per sequence (`drafter.py`). A sequence whose guesses don't pay is left in
-peace, and tried again now and then.
+costs without guesses. One sequence alone leaves most of the machine waiting for weights, and rows
+are cheap; a full batch is bound by arithmetic, and a row costs as much as a token. Guesses are made
+where they are right more often than they cost, and where the whole step then brings more tokens a
+second. All of it is measured: the times of steps with guesses and without, and the rate of right
+guesses per sequence (`drafter.py`). A sequence whose guesses don't pay is left in peace, and tried
+again now and then.
 
 None of this can change a token: a guess counts only if it is the token that is drawn in its place
 (Leviathan et al. 2023, with both draws from the same random number), so speed is all that differs.
@@ -21,6 +22,15 @@ from phi3svc.engine.sequence import Sequence
 
 _MARGIN = 1.1
 """By how much a guess must be better than its price: guessing itself takes time."""
+
+_MIN_OBSERVED = 8
+"""Steps with guesses before their times are believed: the first of a shape take longer."""
+
+_TRY_EVERY = 8
+"""Of the steps whose guesses don't seem to pay, one in so many has them: machines change."""
+
+_MAX_IN_A_ROW = 48
+"""Steps with guesses before one without, which keeps it known what those cost."""
 
 
 class StepCost:
@@ -46,15 +56,20 @@ class StepCost:
         self._rows2 = decay * self._rows2 + num_rows * num_rows
         self._product = decay * self._product + num_rows * seconds
 
-    def price(self, num_rows: int) -> float:
-        """What one row more adds to a step of `num_rows`, in shares of the time per row."""
-        slope = self._slope()
-        return slope * num_rows / (1 + slope * num_rows)
+    @property
+    def num_recent(self) -> float:
+        """Steps observed, old ones counting less."""
+        return self._weight
+
+    def seconds(self, num_rows: int) -> float | None:
+        """Of a step with so many rows; None before the first was observed."""
+        if self._weight == 0:
+            return None
+        slope, mean_rows = self._slope(), self._rows / self._weight
+        return self._seconds / self._weight * (1 + slope * num_rows) / (1 + slope * mean_rows)
 
     def _slope(self) -> float:
         """A row's time as a share of that of a step without rows."""
-        if self._weight == 0:
-            return self._PRIOR_SLOPE
         mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
         variance = self._rows2 / self._weight - mean_rows * mean_rows
         if variance < self._MIN_VARIANCE:  # steps of one size do not tell
@@ -79,7 +94,11 @@ class Speculation:
         self._max_draft_tokens = max_draft_tokens
         self._context_len = context_len
         self._rope_set = rope_set
-        self._cost = StepCost()
+        # Steps with guesses have costs of their own: besides their rows, they can't be queued.
+        self._plain = StepCost()
+        self._guessing = StepCost()
+        self._num_in_a_row = 0
+        self._num_declined = 0
 
     def drafter_for(self, sequence: Sequence) -> Drafter | None:
         """Penalties push away from what has been said before: then guessing it is no use."""
@@ -89,8 +108,36 @@ class Speculation:
         return Drafter() if self._max_draft_tokens else None
 
     def price(self, num_decodes: int) -> float:
-        """See `StepCost.price`; with the margin that a guess must leave."""
-        return _MARGIN * self._cost.price(num_decodes)
+        """What one guess adds to a step, in shares of what a token costs without guesses."""
+        plain_s = self._plain.seconds(num_decodes)
+        alone_s, one_more_s = map(self._guessing.seconds, (num_decodes, num_decodes + 1))
+        if plain_s is None or alone_s is None or one_more_s is None:
+            return 0.0  # to be found out
+        return _MARGIN * (one_more_s - alone_s) * num_decodes / plain_s
+
+    def pays(self, sequences: list[Sequence], drafts: list[list[int]]) -> bool:
+        """Whether a step with these guesses, one list per sequence, brings more tokens a second.
+
+        If not, those who have guessed leave it for a while.
+        """
+        num_rows = len(sequences) + sum(map(len, drafts))
+        plain_s, guessing_s = self._plain.seconds(len(sequences)), self._guessing.seconds(num_rows)
+        if plain_s is None or self._num_in_a_row >= _MAX_IN_A_ROW:
+            return False  # what plain steps cost must be known, and stay so
+        if guessing_s is None or self._guessing.num_recent < _MIN_OBSERVED:
+            return True
+        num_tokens = float(len(sequences))
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            num_tokens += sequence.drafter.rate * len(draft) if sequence.drafter else 0
+        if num_tokens / guessing_s > len(sequences) / plain_s:
+            return True
+        self._num_declined += 1
+        if self._num_declined % _TRY_EVERY == 0:
+            return True
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            if draft and sequence.drafter is not None:
+                sequence.drafter.rest(sequence.num_tokens)
+        return False
 
     def may_draft(self, sequence: Sequence) -> bool:
         """Whether it is time to guess for this sequence."""
@@ -122,9 +169,14 @@ class Speculation:
         if num_drafted and sequence.drafter is not None:
             sequence.drafter.learn(num_drafted, num_accepted, self._max_draft_tokens)
 
-    def observe(self, num_rows: int, seconds: float) -> None:
+    def observe(self, num_decodes: int, num_rows: int, seconds: float) -> None:
         """Take in the time of a step in which nobody computed a prompt."""
-        self._cost.observe(num_rows, seconds)
+        if num_rows > num_decodes:
+            self._guessing.observe(num_rows, seconds)
+            self._num_in_a_row += 1
+        else:
+            self._plain.observe(num_rows, seconds)
+            self._num_in_a_row = 0
 
     def _max_len(self, sequence: Sequence) -> int:
         """Guesses of which each could become a token, all under the present factor set."""
