@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -13,7 +14,7 @@ from phi3svc.engine.chunks import Batch, ChunkOutput, Generated
 from phi3svc.engine.decode_loop import DecodeRun
 from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, check_request
-from phi3svc.engine.runner import Runner
+from phi3svc.engine.runner import Computed, Runner
 from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
@@ -120,9 +121,11 @@ class EngineCore:
         self._queued = None
         events: list[EngineEvent] = []
         began_s = time.perf_counter()
+        step: DecodeRun | Computed | None = begun
         try:
             following = None if is_last else self._following(batch)
-            step = begun or self._runner.begin(batch, is_followed=following is not None)
+            if step is None:
+                step = self._runner.begin(batch, is_followed=following is not None)
             if following is not None:
                 self._queued = self._runner.begin_behind(step, following)
             outputs = step.wait()
@@ -130,6 +133,10 @@ class EngineCore:
             self._queued = None
             incident = _new_incident()
             logger.exception("incident %s: a step failed", incident)
+            # What may still be running writes to blocks that are about to be freed.
+            with contextlib.suppress(Exception):
+                if step is not None:
+                    step.wait()
             for chunk in batch.chunks:
                 events += self._fail(chunk.sequence, incident)
             return events

@@ -11,6 +11,7 @@ but one. Nothing is computed that would not have been, so no result depends on a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class DecodeLoop:
         num_rows = shape.num_sequences
         self.shape = shape
         self.rope_table = network.rope.table
-        self._sequences: list[Sequence] = []
+        # Weak: a loop outlives what it was last used for.
+        self._sequences: list[ref[Sequence]] = []
         self._end_ids = torch.full((_MAX_END_IDS,), -1, dtype=torch.int32)
         self._settings = SamplingRows.off(num_rows)
         self._halves = [
@@ -118,9 +120,10 @@ class DecodeLoop:
         return [Generated([token]) for token in map(SampledToken, token_ids, logprobs)]
 
     def _take(self, sequences: list[Sequence]) -> None:
-        if sequences == self._sequences:
+        owners = [ref(sequence) for sequence in sequences]
+        if owners == self._sequences:
             return
-        self._sequences = sequences
+        self._sequences = owners
         self._settings.fill(sequences)
         stop_ids = sorted(_stop_ids(sequences))
         self._end_ids.fill_(-1)

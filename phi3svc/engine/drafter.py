@@ -19,6 +19,7 @@ _RATE_STEP = 0.3
 _INITIAL_LENGTH, _MIN_LENGTH = 8, 4
 _MIN_PAUSE, _MAX_PAUSE = 16, 256
 _MAX_SKIP = 4
+_MAX_MISALIGNED = 32
 
 
 class Drafter:
@@ -82,10 +83,15 @@ class Drafter:
         if len(self._text) <= size:
             return None
         ngram = self._text[-size:]
-        at = self._text.rfind(ngram, 0, len(self._text) - _TOKEN_BYTES)
-        while at > 0 and at % _TOKEN_BYTES:  # bytes that match across tokens
-            at = self._text.rfind(ngram, 0, at + size - 1)
-        return None if at < 0 else at // _TOKEN_BYTES + ngram_len
+        end = len(self._text) - _TOKEN_BYTES
+        for _ in range(_MAX_MISALIGNED):
+            at = self._text.rfind(ngram, 0, end)
+            if at < 0:
+                return None
+            if at % _TOKEN_BYTES == 0:
+                return at // _TOKEN_BYTES + ngram_len
+            end = at + size - 1  # these bytes match across tokens
+        return None
 
 
 def _go_on(token_ids: Ids[int], follower: int, num_tokens: int) -> list[int]:

@@ -25,7 +25,7 @@ from phi3svc.engine.events import TopLogprobs
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sampler import sample
 from phi3svc.engine.token_logprobs import token_logprobs
-from phi3svc.model.inputs import InputShape, int32_tensor
+from phi3svc.model.inputs import InputShape, ModelInput, int32_tensor
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.phi3 import Phi3Network
 
@@ -63,7 +63,9 @@ class Runner:
     def begin(self, batch: Batch, *, is_followed: bool) -> DecodeRun | Computed:
         """Start a step; if another may follow it at once, and it can, in the background."""
         if is_followed and is_plain(batch):
-            return self._begin_loop(batch)
+            inputs = to_model_input(batch, ops.PAGE_SIZE)
+            if inputs.is_small:
+                return self._begin_loop(batch, inputs)
         started_s = time.perf_counter()
         outputs = self.run(batch)
         return Computed(batch, outputs, time.perf_counter() - started_s)
@@ -81,8 +83,7 @@ class Runner:
         return before.loop.begin_behind(before, batch)
 
     @torch.inference_mode()
-    def _begin_loop(self, batch: Batch) -> DecodeRun:
-        inputs = to_model_input(batch, ops.PAGE_SIZE)
+    def _begin_loop(self, batch: Batch, inputs: ModelInput) -> DecodeRun:
         self._network.rope.ensure(inputs.num_positions)
         loop = self._loops.get(inputs.shape)
         if loop is None or loop.rope_table is not self._network.rope.table:
@@ -126,8 +127,14 @@ class Runner:
         token_ids, logprobs = sample(logits, chunks)
         top: list[TopLogprobs | None] = [None] * len(rows)
         nums_top = [_num_top(chunk) for chunk in chunks for _ in chunk.wanted_rows]
-        if any(nums_top):
-            top[:] = token_logprobs(logits, token_ids, nums_top)[1]
+        wanting = [row for row, num in enumerate(nums_top) if num]
+        if wanting:
+            own = torch.tensor(wanting)
+            _, found_top = token_logprobs(
+                logits[own], token_ids[own], [nums_top[row] for row in wanting]
+            )
+            for row, best in zip(wanting, found_top, strict=True):
+                top[row] = best
         sampled = list(map(SampledToken, token_ids.tolist(), logprobs.tolist(), top))
         found = []
         start = 0

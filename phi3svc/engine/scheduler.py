@@ -385,6 +385,7 @@ class Scheduler:
         if len(self._running) >= self._config.max_sequences:
             return None
         sequence = next(iter(self._due))
+        sequence.take_prompt()
         # One block of head room for each that runs: else a newcomer that just fits would be
         # computed only to be preempted by the next decode.
         while not self._room.take(sequence, num_spare=len(self._running)):

@@ -31,7 +31,7 @@ class OutputKind(Enum):
     ALL_SCORES = auto()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
     """State of one request, or of one of its n answers. `scheduler.py` alone writes it.
 
@@ -70,6 +70,14 @@ class Sequence:
     drafter: Drafter | None = None
 
     def __post_init__(self) -> None:
+        self.token_ids = []
+        if self.status is not SequenceStatus.HELD:
+            self.take_prompt()
+
+    def take_prompt(self) -> None:
+        """Begin with the prompt's tokens; a fork does so when it starts, as many may wait."""
+        if self.token_ids:
+            return
         self.token_ids = list(self.request.prompt_ids)
         if isinstance(self.request, GenerateRequest) and self.request.sampling.has_penalty:
             # Only the repetition penalty looks at the prompt.

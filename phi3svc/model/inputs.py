@@ -14,6 +14,7 @@ from torch import Tensor
 
 from phi3svc.ops import PAGE_SIZE
 
+_MAX_SMALL = 1 << 18  # numbers
 _TABLE_STEP = 8  # pages; lets inputs have the same shape for a while as their sequences grow
 
 
@@ -62,6 +63,11 @@ class ModelInput:
     @property
     def num_tokens(self) -> int:
         return self.shape.num_tokens
+
+    @property
+    def is_small(self) -> bool:
+        """Whether some dozens of this size may be kept at hand: at most a megabyte."""
+        return self.data.numel() <= _MAX_SMALL
 
     @classmethod
     def pack(cls, chunks: Sequence[Chunk]) -> ModelInput:

@@ -195,3 +195,13 @@ def test_a_failure_fails_the_request_once(network: Phi3Network) -> None:
     core._runner.run = broken  # type: ignore[method-assign]
     assert [type(event).__name__ for event in events] == ["FailedEvent"]
     assert not core.has_work
+
+
+def test_answers_that_have_not_begun_hold_nothing_of_a_long_prompt() -> None:
+    h = Harness(num_blocks=400, context_len=1600, max_step_tokens=64, max_sequences=2)
+    sampling = SamplingParams(repetition_penalty=1.2)
+    leader = h.add(generate("a", [1, 2] * 500, 5, n=4, sampling=sampling))
+    forks = members(h, leader)[1:]
+    assert not any(fork.token_ids or fork.token_counts for fork in forks)
+    h.run()
+    assert [fork.num_generated for fork in forks] == [5, 5, 5]

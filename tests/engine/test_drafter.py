@@ -70,13 +70,15 @@ def test_misses_make_it_wait_a_little_and_a_match_ends_that() -> None:
 
 def test_length_follows_what_was_right() -> None:
     drafter = Drafter()
-    assert drafter.length == 3
-    drafter.learn(3, 3, max_length=8)
-    drafter.learn(6, 6, max_length=8)
     assert drafter.length == 8
-    drafter.learn(8, 2, max_length=8)
-    assert drafter.length == 3
-    assert (drafter.num_drafted, drafter.num_accepted) == (17, 11)
+    drafter.learn(8, 6, max_length=16)
+    assert drafter.length == 7
+    drafter.learn(7, 7, max_length=16)
+    drafter.learn(14, 14, max_length=16)
+    assert drafter.length == 16
+    drafter.learn(16, 0, max_length=16)
+    assert drafter.length == 4
+    assert (drafter.num_drafted, drafter.num_accepted) == (45, 27)
 
 
 def test_rests_double_until_a_guess_is_right() -> None:

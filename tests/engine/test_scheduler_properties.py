@@ -53,6 +53,9 @@ class HalfRight(Speculation):
     def may_draft(self, sequence: Sequence) -> bool:
         return sequence.drafter is not None and sequence.num_tokens % 3 > 0
 
+    def pays(self, sequences: list[Sequence], drafts: list[list[int]]) -> bool:
+        return True
+
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
         ids = list(sequence.token_ids)
         for _ in range(min(max_tokens, self._max_len(sequence))):

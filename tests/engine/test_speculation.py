@@ -21,45 +21,47 @@ from tests.engine.test_scheduler import Harness
 
 
 class TestStepCost:
-    def test_rows_are_cheap_beside_a_large_fixed_cost_and_dear_in_a_large_batch(self) -> None:
+    def test_a_line_over_the_rows_is_found(self) -> None:
         cost = StepCost()
         for i in range(50):
             cost.observe(1 + i % 8, 0.100 + 0.010 * (1 + i % 8))
-        assert cost.price(1) == pytest.approx(0.010 / 0.110)
-        assert cost.price(40) == pytest.approx(0.400 / 0.500)
+        assert cost.seconds(1) == pytest.approx(0.110)
+        assert cost.seconds(40) == pytest.approx(0.500)
+
+    def test_nothing_is_said_before_the_first_step(self) -> None:
+        assert StepCost().seconds(1) is None
 
     @pytest.mark.parametrize("num_rows", [0, 1, 32])
-    def test_steps_of_one_size_leave_the_assumption(self, num_rows: int) -> None:
+    def test_steps_of_one_size_tell_of_that_size(self, num_rows: int) -> None:
         cost = StepCost()
-        before = cost.price(8)
         for _ in range(100):
             cost.observe(num_rows, 0.2)
-        assert cost.price(8) == before
+        assert cost.seconds(num_rows) == pytest.approx(0.2)
+        assert cost.seconds(num_rows + 8) > 0.2  # type: ignore[operator]
 
-    def test_a_hiccup_does_not_turn_the_price_around(self) -> None:
+    def test_a_hiccup_does_not_turn_the_line_around(self) -> None:
         cost = StepCost()
         for i in range(50):
             cost.observe(1 + i % 8, 0.100 + 0.010 * (1 + i % 8))
         cost.observe(1, 60.0)
-        assert 0 < cost.price(1) < 0.2
+        assert cost.seconds(8) >= cost.seconds(1) > 0.1  # type: ignore[operator]
 
     def test_a_machine_that_changes_is_followed(self) -> None:
         cost = StepCost()
         for i in range(100):
             cost.observe(1 + i % 8, 0.100)
-        cheap = cost.price(4)
         for i in range(300):
             cost.observe(1 + i % 8, 0.050 * (1 + i % 8))
-        assert cost.price(4) > 3 * cheap
+        assert cost.seconds(8) == pytest.approx(0.4, rel=0.1)
 
 
-def speculating(max_draft_tokens: int = 8) -> Speculation:
+def speculating(max_draft_tokens: int = 16) -> Speculation:
     return Speculation(max_draft_tokens, 1000, lambda num_tokens: 0)
 
 
 class TestPolicy:
     def draft_once(self, speculation: Speculation, sequence: Sequence, price: float) -> list[int]:
-        return speculation.draft(sequence, 8, price) if speculation.may_draft(sequence) else []
+        return speculation.draft(sequence, 16, price) if speculation.may_draft(sequence) else []
 
     def sequence(self, speculation: Speculation) -> Sequence:
         sequence = Sequence(generate("a", [1, 2, 3] * 8, 100))
@@ -75,11 +77,13 @@ class TestPolicy:
             speculation.learn(sequence, len(draft), 0)
             num_drafted += len(draft)
             sequence.append([1, 2, 3][sequence.num_tokens % 3])
-        assert 0 < num_drafted < 20
+        assert 0 < num_drafted < 40
 
     def test_one_whose_guesses_are_right_guesses_more(self) -> None:
         speculation = speculating()
         sequence = self.sequence(speculation)
+        assert sequence.drafter is not None
+        sequence.drafter.length = 4
         lengths = []
         while len(lengths) < 5:
             draft = self.draft_once(speculation, sequence, price=0.2)
@@ -87,7 +91,7 @@ class TestPolicy:
             lengths.append(len(draft))
             for token_id in [*draft, [1, 2, 3][(sequence.num_tokens + len(draft)) % 3]]:
                 sequence.append(token_id)
-        assert lengths == [3, 6, 8, 8, 8]
+        assert lengths == [4, 8, 16, 16, 16]
 
     def test_where_rows_are_dear_even_good_guesses_stop(self) -> None:
         speculation = speculating()
@@ -98,6 +102,34 @@ class TestPolicy:
             sequence.append([1, 2, 3][sequence.num_tokens % 3])
         assert sequence.drafter is not None
         assert sequence.drafter.num_drafted < 40
+
+    def test_guesses_are_made_where_the_step_brings_more_a_second(self) -> None:
+        speculation = speculating()
+        sequences = [self.sequence(speculation) for _ in range(4)]
+        drafts = [[1, 2, 3, 1, 2, 3, 1, 2]] * 4
+        for _ in range(20):
+            speculation.observe(4, 4, 0.010)
+            for num_rows in (5, 20, 36):
+                speculation.observe(4, num_rows, 0.010 + 0.0005 * num_rows)
+        assert speculation.pays(sequences, drafts)
+        assert not any(s.drafter.is_resting(s.num_tokens) for s in sequences if s.drafter)
+        for _ in range(200):
+            for num_rows in (5, 20, 36):
+                speculation.observe(4, num_rows, 0.010 + 0.0050 * num_rows)
+            speculation.observe(4, 4, 0.010)
+        said = [speculation.pays(sequences, drafts) for _ in range(40)]
+        assert said.count(True) == 5, "now and then it is tried all the same"
+        assert all(s.drafter.is_resting(s.num_tokens + 1) for s in sequences if s.drafter)
+
+    def test_what_plain_steps_cost_stays_known(self) -> None:
+        speculation = speculating()
+        sequences = [self.sequence(speculation)]
+        speculation.observe(1, 1, 0.010)
+        said = []
+        for _ in range(200):
+            said.append(speculation.pays(sequences, [[1, 2, 3]]))
+            speculation.observe(1, 4 if said[-1] else 1, 0.010)
+        assert 2 <= said.count(False) <= 10
 
     def test_penalties_classification_and_the_setting_turn_it_off(self) -> None:
         penalty = SamplingParams(repetition_penalty=1.1)
@@ -114,6 +146,9 @@ class Oracle(Speculation):
         self.truth = truth
 
     def may_draft(self, sequence: Sequence) -> bool:
+        return True
+
+    def pays(self, sequences: list[Sequence], drafts: list[list[int]]) -> bool:
         return True
 
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
