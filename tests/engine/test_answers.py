@@ -21,7 +21,7 @@ PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 def members(h: Harness, leader: Sequence) -> list[Sequence]:
-    return h.scheduler._open.of(leader.request_id)[::-1]
+    return h.scheduler._roster._open.of(leader.request_id)[::-1]
 
 
 def expected(prompt_ids: list[int], num_new: int, index: int) -> list[int]:
@@ -112,7 +112,7 @@ def test_a_request_counts_as_many_as_it_asks_for() -> None:
 
 def test_a_deadline_ends_all_answers_and_is_told_once() -> None:
     h = Harness()
-    h.scheduler._clock = lambda: 5.0
+    h.scheduler._roster._clock = lambda: 5.0
     leader = h.add(generate("a", PROMPT, 5, n=3, deadline_s=4.0))
     sequences = members(h, leader)
     batch = h.scheduler.schedule()

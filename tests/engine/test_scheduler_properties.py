@@ -211,7 +211,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.paused.clear()
         self._run_out()
         assert not self.open
-        assert len(self.scheduler._paused) == 0
+        assert len(self.scheduler._roster._paused) == 0
         assert self.blocks.num_free == self.blocks.num_blocks
         assert sorted(self.blocks.allocate(self.blocks.num_blocks)) == list(
             range(self.blocks.num_blocks)
