@@ -255,9 +255,7 @@ class Scheduler:
             if budget > 0 and self._speculation.may_draft(sequence):
                 draft = self._speculation.draft(sequence, budget, price)
             # A guess is no reason to preempt anyone at the next step.
-            if draft and not self._room.extend(
-                sequence, len(draft), num_spare=len(self._roster.running)
-            ):
+            if draft and not self._room.extend(sequence, len(draft), num_spare=num_spare):
                 draft = []
             budget -= len(draft)
             drafts.append(draft)
