@@ -23,8 +23,8 @@ class EngineConfig:
     max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks. Running
     streams, cancellations and newcomers wait for a step's end, so it bounds pauses between tokens.
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
-    model; beyond either, requests are refused. max_unread_tokens: per answer, that its reader has
-    not taken; beyond it the engine works for others until the reader has caught up.
+    model; beyond either, requests are refused. max_unread_tokens: of a request, times its `n`,
+    that its reader has not taken; beyond it the engine works for others until that one caught up.
     kv_memory_bytes: for the KV blocks of all models together, 0 for half of what is free once the
     weights are loaded (never more than the models can use). kv_dtype: what the blocks hold, "auto"
     for the model's dtype or "int8", which takes half of bfloat16's memory and a quarter of

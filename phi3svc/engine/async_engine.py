@@ -20,7 +20,13 @@ from msgspec import structs
 
 from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import Phi3Config
-from phi3svc.engine.events import EngineEvent, FailedEvent, ScoresEvent, TokenEvent
+from phi3svc.engine.events import (
+    EngineEvent,
+    FailedEvent,
+    PromptEvent,
+    ScoresEvent,
+    TokenEvent,
+)
 from phi3svc.engine.request import (
     ClassifyRequest,
     GenerateRequest,
@@ -99,8 +105,8 @@ class Stream:
     """Events of one request on their way to its consumer.
 
     Never blocks the producer: a consumer that is stuck holds up nobody. With more than `max_unread`
-    tokens queued, `pause` asks the producer to stop; what is on its way by then still comes. Once
-    they are taken, `resume` asks it to go on.
+    tokens queued, those of a prompt included, `pause` asks the producer to stop; what is on its way
+    by then still comes. Once they are taken, `resume` asks it to go on.
     """
 
     def __init__(
@@ -118,9 +124,11 @@ class Stream:
         self._events.append(event)
         if isinstance(event, TokenEvent):
             self._num_unread += len(event.token_ids)
-            if self._num_unread > self._max_unread and not self._is_paused:
-                self._is_paused = True
-                self._pause()
+        elif isinstance(event, PromptEvent):
+            self._num_unread += len(event.logprobs)
+        if self._num_unread > self._max_unread and not self._is_paused:
+            self._is_paused = True
+            self._pause()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -146,7 +154,7 @@ class EngineBase(ABC):
     ) -> None:
         """max_open_sequences: per engine; beyond it requests are refused with Overloaded.
 
-        max_unread_tokens: per sequence; beyond it the engine is asked to pause.
+        max_unread_tokens: of a request, times its `n`; beyond it the engine is asked to pause.
         """
         self._max_unread_tokens = max_unread_tokens
         self._max_open_sequences = max_open_sequences

@@ -1,4 +1,4 @@
-"""From token events to text: detokenized, cut at stop strings, coalesced, with a digest."""
+"""From token events to text: detokenized, cut at stop strings, with a digest."""
 
 from __future__ import annotations
 

@@ -43,13 +43,14 @@ class ReaderWatch:
             )
 
     async def write(self, context: grpc.aio.ServicerContext, response: Any) -> None:
-        if self._num_written == 0:
-            # A message of its own: gRPC would send it once more, and fail, with the status of a
-            # call whose first message is stuck.
-            await context.send_initial_metadata(())
         self._waits_since_s = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._look)
+        if self._num_written == 0:
+            # A message of its own: gRPC would send it once more, and fail, with the status of a
+            # call whose first message is stuck. It waits as well, where others on the same
+            # connection have filled it.
+            await context.send_initial_metadata(())
         await context.write(response)
         self._waits_since_s = None
         self._num_written += 1

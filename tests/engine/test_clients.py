@@ -13,8 +13,8 @@ import pytest_asyncio
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.engine import EngineConfig
 from phi3svc.config.server import ModelSpec
-from phi3svc.engine.async_engine import EngineBase, LoadStatus
-from phi3svc.engine.events import TokenEvent
+from phi3svc.engine.async_engine import EngineBase, LoadStatus, Stream
+from phi3svc.engine.events import PromptEvent, TokenEvent
 from phi3svc.engine.local import LocalEngine
 from phi3svc.engine.process import EngineProcess
 from phi3svc.engine.request import GenerateRequest, SamplingParams
@@ -185,3 +185,18 @@ async def test_more_requests_than_the_queue_holds_are_refused(engine: EngineBase
     for stream in streams:
         await stream.aclose()
     assert len((await collect(engine, generate("a", [1], 2))).token_ids) == 2
+
+
+async def test_a_prompts_unread_log_probabilities_pause_its_stream() -> None:
+    told: list[str] = []
+    stream = Stream(5, lambda: told.append("pause"), lambda: told.append("resume"))
+    stream.put(PromptEvent("a", 1, [-1.0] * 3))
+    stream.put(TokenEvent("a", [1, 2]))
+    assert told == []
+    stream.put(PromptEvent("a", 4, [-1.0]))
+    stream.put(PromptEvent("a", 5, [-1.0] * 9))
+    assert told == ["pause"]
+    assert len(await stream.drain()) == 4
+    assert told == ["pause", "resume"]
+    stream.put(PromptEvent("a", 14, [-1.0] * 5))
+    assert told == ["pause", "resume"]
