@@ -21,7 +21,7 @@ from phi3svc.bench.run import Run
 from phi3svc.bench.server import private_server
 from phi3svc.bench.target import EngineTarget, GrpcTarget, Target
 from phi3svc.bench.workload import Workload
-from phi3svc.cli.options import add_client_options, server_config
+from phi3svc.cli.options import add_client_options, check_address, server_config
 from phi3svc.cli.progress import LoadProgress
 from phi3svc.engine.process import EngineProcess
 from phi3svc.errors import ConfigError
@@ -155,6 +155,7 @@ def _workload(args: argparse.Namespace) -> Workload:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be known to be wrong before the run must not be found out after it."""
+    check_address(args)
     if args.mode == "engine" and args.address:
         raise ConfigError("--address: only for --mode grpc")
     if args.plot and args.plot.suffix != ".svg":

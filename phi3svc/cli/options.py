@@ -48,6 +48,17 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_address(args: argparse.Namespace) -> None:
+    """Raises ConfigError for flags that a server that runs already would not hear of."""
+    if not args.address:
+        return
+    for name in ("model", "dtype", "device", "threads", "kv_memory", "kv_dtype", "config"):
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            hint = "; --name chooses among its models" if name == "model" else ""
+            raise ConfigError(f"{flag}: not with --address, where a server runs already{hint}")
+
+
 def server_config(
     args: argparse.Namespace, listen: list[str] | None = None, default_model: str | None = None
 ) -> ServerConfig:

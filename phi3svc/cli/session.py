@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from phi3svc.cli.options import server_config
+from phi3svc.cli.options import check_address, server_config
 from phi3svc.cli.progress import LoadProgress
 from phi3svc.config.server import ServerConfig
 from phi3svc.engine.process import EngineProcess
@@ -20,6 +20,7 @@ from phi3svc.service.server import Server
 @asynccontextmanager
 async def connected(args: argparse.Namespace, default_model: str) -> AsyncIterator[Client]:
     """Yields the client. default_model: what a private server loads when no flag names a model."""
+    check_address(args)
     if args.address:
         async with Client.connect(args.address) as client:
             yield client

@@ -250,7 +250,10 @@ class EngineBase(ABC):
         num_open = self._num_open_sequences
         # An idle engine takes any request: one beyond the bound could never come in.
         if num_open > 0 and num_open + num_sequences > self._max_open_sequences:
-            raise Overloaded(f"{num_open} sequences are open, of {self._max_open_sequences}")
+            raise Overloaded(
+                f"{num_open} sequences are open and {num_sequences} more would exceed the limit of"
+                f" {self._max_open_sequences}; try again later"
+            )
         request_id = str(next(self._numbers))
         stream = self._streams[request_id] = Stream(
             self._max_unread_tokens * num_sequences,

@@ -75,7 +75,8 @@ class OpenRequests:
         # An empty queue takes any request: one beyond the bounds could never come in.
         if self._num_sequences > 0 and self._num_sequences + num_sequences > max_open:
             raise Overloaded(
-                f"{self._num_sequences} sequences are running or waiting, of {max_open}"
+                f"{self._num_sequences} sequences are running or waiting and {num_sequences} more"
+                f" would exceed the limit of {max_open}; try again later"
             )
         max_tokens = self._config.max_waiting_tokens
         if num_waiting_tokens > 0 and num_waiting_tokens + leader.num_tokens > max_tokens:

@@ -64,8 +64,10 @@ class GenerationServiceServicer(object):
         ALREADY_EXISTS      `request_id` is in use by a running request
         FAILED_PRECONDITION the model cannot generate text
         DEADLINE_EXCEEDED   the deadline passed, whether the request was waiting or running
-        RESOURCE_EXHAUSTED  too many requests wait; google.rpc.RetryInfo says when to try again
-        UNAVAILABLE         the server is starting or draining
+        RESOURCE_EXHAUSTED  too many requests wait; google.rpc.RetryInfo says when to try again.
+        Without details: the message is larger than the server takes
+        ABORTED             the caller read nothing for too long; reason SLOW_READER
+        UNAVAILABLE         the server is starting, draining or gone; a retry may find another
         INTERNAL            a fault of the server, with an id for its log
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

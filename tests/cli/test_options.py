@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from phi3svc.cli.options import add_model_options, server_config
+from phi3svc.cli.options import (
+    add_client_options,
+    add_model_options,
+    check_address,
+    server_config,
+)
 from phi3svc.config.engine import EngineConfig
+from phi3svc.errors import ConfigError
 
 
 def engine_config(*flags: str) -> EngineConfig:
@@ -31,3 +37,15 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 def test_an_unknown_kv_dtype_is_refused() -> None:
     with pytest.raises(argparse.ArgumentError, match="invalid choice: 'int4'"):
         engine_config("--kv-dtype", "int4")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--model", "demo"), ("--threads", "0"), ("--kv-dtype", "int8"), ("--config", "no.toml")],
+)
+def test_a_flag_of_the_server_is_refused_where_one_runs_already(flags: tuple[str, str]) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_client_options(parser)
+    check_address(parser.parse_args(flags))
+    with pytest.raises(ConfigError, match=f"{flags[0]}: not with --address"):
+        check_address(parser.parse_args([*flags, "--address", "localhost:1"]))

@@ -100,7 +100,7 @@ def test_forks_go_on_when_their_leader_is_cancelled_even_before_it_has_begun(
 def test_a_request_counts_as_many_as_it_asks_for() -> None:
     h = Harness(max_sequences=2, max_waiting_requests=3)
     h.add(generate("a", [1], 9, n=4))
-    with pytest.raises(Overloaded, match="4 sequences are running or waiting, of 5"):
+    with pytest.raises(Overloaded, match=r"4 sequences are running or waiting .* limit of 5"):
         h.add(generate("b", [1], 9, n=2))
     h.add(generate("c", [1], 9))
     assert h.scheduler.num_waiting == 5

@@ -228,7 +228,7 @@ async def test_too_many_open_streams_are_refused_here(
 ) -> None:
     tasks = [asyncio.ensure_future(anext(engine.generate(REQUEST))) for _ in range(8)]
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="8 sequences are open, of 8"):
+    with pytest.raises(Overloaded, match=r"8 sequences are open .* limit of 8"):
         await anext(engine.generate(REQUEST))
     for task in tasks:
         task.cancel()

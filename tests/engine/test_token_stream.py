@@ -155,11 +155,11 @@ async def test_a_failure_comes_behind_the_tokens_unless_all_have_finished(
 async def test_a_request_counts_as_its_sequences(engine: ScriptedEngine) -> None:
     """The engine lets 8 in, and any request while it is idle."""
     many = await opened(engine, 64)
-    with pytest.raises(Overloaded, match="64 sequences are open, of 8"):
+    with pytest.raises(Overloaded, match=r"64 sequences are open .* limit of 8"):
         await anext(engine.generate(of(1)))
     await many.aclose()
     five = await opened(engine, 5)
-    with pytest.raises(Overloaded, match="5 sequences are open, of 8"):
+    with pytest.raises(Overloaded, match=r"5 sequences are open .* limit of 8"):
         await anext(engine.generate(of(4)))
     three = await opened(engine, 3)
     await five.aclose()
