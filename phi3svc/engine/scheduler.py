@@ -145,8 +145,12 @@ class Scheduler:
         """
         if self._roster.may_come_in or len(batch.chunks) != len(self._roster.running):
             return None
-        price = self._speculation.price(len(batch.chunks))
-        if not all(self._goes_on(chunk, price) for chunk in batch.chunks):
+        if not all(map(self._goes_on, batch.chunks)):
+            return None
+        sequences = [chunk.sequence for chunk in batch.chunks]
+        price = self._speculation.price(len(sequences))
+        drafts = [self._speculation.peek(sequence, price) for sequence in sequences]
+        if any(drafts) and self._speculation.pays(sequences, drafts):
             return None
         return Batch(
             [
@@ -155,7 +159,7 @@ class Scheduler:
             ]
         )
 
-    def _goes_on(self, chunk: Chunk, price: float) -> bool:
+    def _goes_on(self, chunk: Chunk) -> bool:
         """Whether a chunk gives its sequence one token, and the sequence then wants the next."""
         sequence = chunk.sequence
         request = sequence.request
@@ -169,7 +173,6 @@ class Scheduler:
             and num_tokens - len(request.prompt_ids) < request.max_new_tokens
             and num_tokens < self._context_len
             and self._rope_set(num_tokens) == sequence.rope_set
-            and not self._speculation.would_pay(sequence, price)
             and self._room.extend(sequence, 1, num_spare=len(self._roster.running))
         )
 

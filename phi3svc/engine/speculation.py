@@ -144,15 +144,12 @@ class Speculation:
         drafter = sequence.drafter
         return drafter is not None and not drafter.is_resting(sequence.num_tokens)
 
-    def would_pay(self, sequence: Sequence, price: float) -> bool:
-        """Whether a sequence has a guess now that is expected to pay: then it may have the next."""
+    def peek(self, sequence: Sequence, price: float) -> list[int]:
+        """What a sequence would guess now: one that guesses now may do so at its next token."""
         drafter = sequence.drafter
-        return (
-            drafter is not None
-            and drafter.rate > price
-            and not drafter.is_resting(sequence.num_tokens)
-            and len(drafter.guess(sequence.token_ids, 1)) > 0
-        )
+        if drafter is None or drafter.rate <= price or drafter.is_resting(sequence.num_tokens):
+            return []
+        return drafter.guess(sequence.token_ids, self._max_draft_tokens)
 
     def draft(self, sequence: Sequence, max_tokens: int, price: float) -> list[int]:
         """Tokens that may follow, at most `max_tokens`. Only when it `may_draft`."""

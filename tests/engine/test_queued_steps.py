@@ -388,6 +388,7 @@ class TestContinued:
         batch = h.scheduler.schedule()
         drafter = sequence.drafter
         assert drafter is not None
+        h.scheduler.observe(batch, 0.010)
         assert h.scheduler.continued(batch) is not None, "its text is all new"
         for rate, num_rested, is_said in ((1.0, 0, False), (1.0, 8, True), (0.0, 0, True)):
             sequence.drafter = Drafter()
