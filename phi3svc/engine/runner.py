@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -31,7 +32,6 @@ from phi3svc.model.phi3 import Phi3Network
 
 _PROMPT_LOGITS_ROWS = 64
 """Rows of prompt logits at a time: those of a whole chunk could need gigabytes."""
-
 
 _MAX_LOOPS = 32
 
@@ -114,11 +114,9 @@ class Runner:
                 )
         if rows.score_chunks:
             scores = self._network.scores(h, int32_tensor(rows.score_rows)).tolist()
-            start = 0
-            for index in rows.score_chunks:
-                end = start + len(batch.chunks[index].wanted_rows)
-                outputs[index] = scores[start:end]
-                start = end
+            num_rows = [len(batch.chunks[index].wanted_rows) for index in rows.score_chunks]
+            for index, part in zip(rows.score_chunks, _parts(num_rows), strict=True):
+                outputs[index] = scores[part]
         return outputs
 
     def _tokens(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
@@ -136,13 +134,10 @@ class Runner:
             for row, best in zip(wanting, found_top, strict=True):
                 top[row] = best
         sampled = list(map(SampledToken, token_ids.tolist(), logprobs.tolist(), top))
-        found = []
-        start = 0
-        for chunk in chunks:
-            end = start + len(chunk.wanted_rows)
-            found.append(verified(sampled[start:end], chunk.draft))
-            start = end
-        return found
+        parts = _parts([len(chunk.wanted_rows) for chunk in chunks])
+        return [
+            verified(sampled[part], chunk.draft) for chunk, part in zip(chunks, parts, strict=True)
+        ]
 
     def _prompt_logprobs(
         self, h: Tensor, rows: list[int], chunks: list[Chunk]
@@ -162,14 +157,16 @@ class Runner:
             of_next, best = token_logprobs(logits, int32_tensor(next_ids[part]), nums_top[part])
             logprobs += of_next
             top += best
-        prompts = []
-        start = 0
-        for chunk in chunks:
-            end = start + len(chunk.prompt_rows)
-            best_of = [row for row in top[start:end] if row is not None]
-            prompts.append(PromptLogprobs(logprobs[start:end], best_of))
-            start = end
-        return prompts
+        return [
+            PromptLogprobs(logprobs[part], [row for row in top[part] if row is not None])
+            for part in _parts([len(chunk.prompt_rows) for chunk in chunks])
+        ]
+
+
+def _parts(lengths: list[int]) -> list[slice]:
+    """Where each of some runs of rows lies, one behind the other."""
+    ends = list(accumulate(lengths))
+    return [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
 
 def _num_top(chunk: Chunk) -> int:

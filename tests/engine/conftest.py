@@ -10,6 +10,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from phi3svc.config.model import Phi3Config
+from phi3svc.text.tokenizer import Tokenizer
+from tests.engine.scripted_engine import ScriptedEngine, make_info
 from tests.model.checkpoints import make_checkpoint, make_tiny_causal
 
 
@@ -58,3 +61,15 @@ def two_headed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
         paths[task] = path
     return paths
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> Tokenizer:
+    return Tokenizer.from_dir(tiny)
+
+
+@pytest.fixture
+async def engine(tiny: Path) -> ScriptedEngine:
+    client = ScriptedEngine(make_info(Phi3Config.from_dir(tiny)))
+    await client.start()
+    return client

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from phi3svc.config.model import Phi3Config
 from phi3svc.engine.events import (
     Completed,
     Delta,
@@ -29,18 +27,6 @@ from tests.model.checkpoints import END_TOKEN_ID
 
 FINGERPRINT = "ab" * 32
 SAMPLED = SamplingParams(1.0, seed=77)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny: Path) -> Tokenizer:
-    return Tokenizer.from_dir(tiny)
-
-
-@pytest.fixture
-async def engine(tiny: Path) -> ScriptedEngine:
-    client = ScriptedEngine(make_info(Phi3Config.from_dir(tiny)))
-    await client.start()
-    return client
 
 
 async def run(

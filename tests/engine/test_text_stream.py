@@ -5,34 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from phi3svc.config.model import Phi3Config
 from phi3svc.engine.events import Completed, Delta, Finished, Started, TextEvent
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.engine.text_stream import generate_text, stream_digest
 from phi3svc.errors import Overloaded, Unavailable
 from phi3svc.text.tokenizer import Tokenizer
 from tests.engine.requests import generate
-from tests.engine.scripted_engine import ScriptedEngine, make_info
+from tests.engine.scripted_engine import ScriptedEngine
 from tests.model.checkpoints import END_TOKEN_ID
 
 REQUEST = generate("r", [1, 2, 3], 30, stop_token_ids=(END_TOKEN_ID,))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny: Path) -> Tokenizer:
-    return Tokenizer.from_dir(tiny)
-
-
-@pytest.fixture
-async def engine(tiny: Path) -> ScriptedEngine:
-    client = ScriptedEngine(make_info(Phi3Config.from_dir(tiny)))
-    await client.start()
-    return client
 
 
 def ids_of(text: str) -> list[int]:
