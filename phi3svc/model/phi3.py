@@ -68,7 +68,7 @@ class Phi3Network:
         self.config = config
         self.weights = weights
         self.heads = heads
-        self.rope = RopeTables(config)
+        self.rope = RopeTables(config.rope)
         self._scale = config.head_dim**-0.5
         self._window = config.sliding_window or 0
         self._buffers: dict[str, Tensor] = {}

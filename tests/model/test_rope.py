@@ -14,7 +14,7 @@ from tests.model.checkpoints import make_config
 
 
 def tables(config: transformers.Phi3Config) -> RopeTables:
-    return RopeTables(Phi3Config.from_dict(config.to_dict() | {"architectures": None}))
+    return RopeTables(Phi3Config.from_dict(config.to_dict() | {"architectures": None}).rope)
 
 
 @pytest.mark.parametrize(
