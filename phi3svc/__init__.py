@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from phi3svc.config.model import Phi3Config
-    from phi3svc.model.auto import (
+    from phi3svc.api.modeling import (
         Phi3ForCausalLM,
         Phi3ForSequenceClassification,
         Phi3ForTokenClassification,
         Phi3Model,
     )
+    from phi3svc.config.model import Phi3Config
 
 _HOMES = {
     "Phi3Config": "phi3svc.config.model",
-    "Phi3Model": "phi3svc.model.auto",
-    "Phi3ForCausalLM": "phi3svc.model.auto",
-    "Phi3ForSequenceClassification": "phi3svc.model.auto",
-    "Phi3ForTokenClassification": "phi3svc.model.auto",
+    "Phi3Model": "phi3svc.api.modeling",
+    "Phi3ForCausalLM": "phi3svc.api.modeling",
+    "Phi3ForSequenceClassification": "phi3svc.api.modeling",
+    "Phi3ForTokenClassification": "phi3svc.api.modeling",
 }
 
 __all__ = [

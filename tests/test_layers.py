@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "text": {"errors", "config"},
     "model": {"ops", "config", "errors"},
     "engine": {"model", "ops", "text", "config", "errors", "log"},
+    "api": {"engine", "model", "ops", "text", "config", "errors", "log"},
     "v1": set(),
     "service": {"engine", "text", "config", "errors", "log", "v1"},
     "bench": {"service", "engine", "config", "errors"},
     "cli": {"bench", "service", "engine", "text", "config", "errors", "log"},
     "embedded": set(),
-    "__init__": {"config", "model"},
+    "__init__": {"api", "config", "model"},
     "__main__": {"cli"},
 }
 
@@ -37,6 +38,7 @@ FORBIDDEN = {
     "text": {"torch", "grpc", "google"},
     "model": {"grpc", "google", "msgspec"},
     "engine": {"grpc", "google"},
+    "api": {"grpc", "google"},
     "service": {"torch"},
     "bench": {"torch", "grpc", "google"},
     "cli": {"torch", "grpc", "google"},

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
+from phi3svc.api.modeling import Phi3ForSequenceClassification, Phi3ForTokenClassification
 from phi3svc.config.checkpoint import resolve_source
 from phi3svc.embedded.training.corpus_entities import (
     LABELS,
@@ -15,7 +16,6 @@ from phi3svc.embedded.training.corpus_entities import (
     token_spans,
 )
 from phi3svc.embedded.training.corpus_sentiment import held_out_reviews
-from phi3svc.model.auto import Phi3ForSequenceClassification, Phi3ForTokenClassification
 from phi3svc.text.tokenizer import Tokenizer
 
 MIN_SCORE = 0.95

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from phi3svc.errors import ConfigError, InvalidRequest
-from phi3svc.model import auto
-from phi3svc.model.auto import (
+from phi3svc.api import modeling
+from phi3svc.api.modeling import (
     Phi3ForCausalLM,
     Phi3ForSequenceClassification,
     Phi3ForTokenClassification,
     Phi3Model,
 )
+from phi3svc.errors import ConfigError, InvalidRequest
 from tests.model import oracle
 from tests.model.checkpoints import PAD_TOKEN_ID
 from tests.model.conftest import MakeCheckpoint
@@ -68,8 +68,8 @@ def test_batches_beyond_one_step_equal_each_row_alone(
     model = Phi3ForCausalLM.from_pretrained(str(checkpoint(original=32)))
     _, ids, mask = padded("right")
     expected = model.forward(ids, mask).logits
-    monkeypatch.setattr(auto, "_STEP_TOKENS", 23)  # cuts rows, and steps hold two rows
-    monkeypatch.setattr(auto, "_LOGIT_ROWS", 9)
+    monkeypatch.setattr(modeling, "_STEP_TOKENS", 23)  # cuts rows, and steps hold two rows
+    monkeypatch.setattr(modeling, "_LOGIT_ROWS", 9)
     assert model.forward(ids, mask).logits.equal(expected)
 
 

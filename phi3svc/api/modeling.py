@@ -17,6 +17,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from phi3svc.api.outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
 from phi3svc.config.checkpoint import resolve_source
 from phi3svc.config.model import Phi3Config
 from phi3svc.errors import ConfigError, InvalidRequest
@@ -28,27 +34,6 @@ from phi3svc.ops import PAGE_SIZE
 
 _STEP_TOKENS = 2048  # bounds the workspaces, not the batch
 _LOGIT_ROWS = 256
-
-
-@dataclass(frozen=True)
-class ModelOutput:
-    """last_hidden_state: after the final norm, [B, S, E] in the model's dtype."""
-
-    last_hidden_state: Tensor
-
-
-@dataclass(frozen=True)
-class CausalLMOutput:
-    """logits: float32 [B, S, V]."""
-
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class ClassifierOutput:
-    """logits: float32, [B, C] of a sequence classifier or [B, S, C] of a token classifier."""
-
-    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,8 +57,19 @@ class _Step:
 class _PretrainedModel:
     head: ClassVar[Head | None]
 
-    def __init__(self, network: Phi3Network) -> None:
-        self.network = network
+    network: Phi3Network
+    name_or_path: str
+
+    @classmethod
+    def from_network(cls, network: Phi3Network, name_or_path: str = "") -> Self:
+        """A model of this class on a loaded network. name_or_path: the checkpoint's folder."""
+        if cls.head is not None and cls.head not in network.heads:
+            has = ", ".join(sorted(network.heads)) or "none"
+            raise ConfigError(f"{name_or_path}: has no {cls.head} head; its heads: {has}")
+        model = cls.__new__(cls)
+        model.network = network
+        model.name_or_path = name_or_path
+        return model
 
     @classmethod
     def from_pretrained(
@@ -87,11 +83,17 @@ class _PretrainedModel:
         """
         if device != "cpu":
             raise ConfigError(f"device={device!r}: must be cpu")
-        network = load_network(resolve_source(str(source)).path, str(dtype).removeprefix("torch."))
-        if cls.head is not None and cls.head not in network.heads:
-            has = ", ".join(sorted(network.heads)) or "none"
-            raise ConfigError(f"{source}: has no {cls.head} head; its heads: {has}")
-        return cls(network)
+        path = resolve_source(str(source)).path
+        network = load_network(path, str(dtype).removeprefix("torch."))
+        return cls.from_network(network, str(path))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
 
     @property
     def config(self) -> Phi3Config:
@@ -129,14 +131,16 @@ class Phi3Model(_PretrainedModel):
 
     head = None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> BaseModelOutputWithPast:
         """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
         rows = _rows(input_ids, attention_mask, self.config)
         shape = (*input_ids.shape, self.config.hidden_size)
         out = torch.zeros(shape, dtype=self.network.dtype)
         for step in self._run(rows):
             out[step.row_idx, step.column] = self.network.last_hidden_state(step.h)
-        return ModelOutput(out)
+        return BaseModelOutputWithPast(last_hidden_state=out)
 
     __call__ = forward
 
@@ -146,7 +150,9 @@ class Phi3ForCausalLM(_PretrainedModel):
 
     head = "generation"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> CausalLMOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> CausalLMOutputWithPast:
         """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
         rows = _rows(input_ids, attention_mask, self.config)
         out = torch.zeros(*input_ids.shape, self.config.vocab_size)
@@ -154,7 +160,7 @@ class Phi3ForCausalLM(_PretrainedModel):
             for start in range(0, len(step.h), _LOGIT_ROWS):
                 at = torch.arange(start, min(start + _LOGIT_ROWS, len(step.h)), dtype=torch.int32)
                 out[step.row_idx[at], step.column[at]] = self.network.logits(step.h, at)
-        return CausalLMOutput(out)
+        return CausalLMOutputWithPast(logits=out)
 
     __call__ = forward
 
@@ -164,7 +170,9 @@ class Phi3ForSequenceClassification(_PretrainedModel):
 
     head = "sequence-classification"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> ClassifierOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> SequenceClassifierOutputWithPast:
         """Scores of each row's pooled token; `Phi3Config.pooled_token_idx` tells which that is.
 
         input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens, of which every row
@@ -181,7 +189,7 @@ class Phi3ForSequenceClassification(_PretrainedModel):
             at = torch.nonzero(pooled[step.row_idx] == step.column).flatten()
             if len(at):
                 out[step.row_idx[at]] = self.network.scores(step.h, at.int())
-        return ClassifierOutput(out)
+        return SequenceClassifierOutputWithPast(logits=out)
 
     __call__ = forward
 
@@ -191,14 +199,16 @@ class Phi3ForTokenClassification(_PretrainedModel):
 
     head = "token-classification"
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> ClassifierOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> TokenClassifierOutput:
         """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
         rows = _rows(input_ids, attention_mask, self.config)
         out = torch.zeros(*input_ids.shape, len(self.config.id2label))
         for step in self._run(rows):
             at = torch.arange(len(step.h), dtype=torch.int32)
             out[step.row_idx, step.column] = self.network.scores(step.h, at)
-        return ClassifierOutput(out)
+        return TokenClassifierOutput(logits=out)
 
     __call__ = forward
 

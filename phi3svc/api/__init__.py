@@ -1,0 +1,1 @@
+"""The Python API: the classes a transformers user knows, on this package's network and engine."""
