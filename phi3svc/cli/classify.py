@@ -14,6 +14,7 @@ from phi3svc.cli.session import connected
 from phi3svc.cli.stdin import check_text, read_stdin
 from phi3svc.errors import ConfigError
 from phi3svc.service.client_messages import LabelScore, TokenLabels
+from phi3svc.text.entities import STRATEGIES
 
 BAR_CHARS = 24
 
@@ -21,6 +22,11 @@ BAR_CHARS = 24
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="+", help="the texts; - reads one per line from stdin")
     parser.add_argument("--tokens", action="store_true", help="label tokens and find entities")
+    parser.add_argument(
+        "--aggregation",
+        choices=tuple(STRATEGIES),
+        help="how labels of tokens make entities (implies --tokens; default: simple)",
+    )
     parser.add_argument("--name", default="", help="which of the server's models to ask")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
     add_client_options(parser)
@@ -39,13 +45,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _classify(args: argparse.Namespace, texts: list[str]) -> None:
-    default = "demo-entities" if args.tokens else "demo-sentiment"
+    wants_tokens = args.tokens or args.aggregation is not None
+    default = "demo-entities" if wants_tokens else "demo-sentiment"
     console = Console(highlight=False)
     async with connected(args, default) as client:
-        if args.tokens:
-            for text, found in zip(
-                texts, await client.classify_tokens(texts, model=args.name), strict=True
-            ):
+        if wants_tokens:
+            results = await client.classify_tokens(
+                texts, model=args.name, aggregation_strategy=args.aggregation or "simple"
+            )
+            for text, found in zip(texts, results, strict=True):
                 _print_json(text, entities=_plain(found)) if args.json else show_entities(
                     console, text, found
                 )

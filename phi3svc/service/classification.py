@@ -16,6 +16,7 @@ from phi3svc.service.caller import Caller
 from phi3svc.service.catalog import Catalog
 from phi3svc.service.convert import ClassifyCall, read_classify
 from phi3svc.service.labels import to_classification, to_token_classification
+from phi3svc.text.entities import score_tokens
 from phi3svc.text.tokenizer import Span
 from phi3svc.v1 import classification_service_pb2, classification_service_pb2_grpc
 
@@ -132,7 +133,12 @@ def _label_tokens(
     config = call.model.info.config
     return classification_service_pb2.ClassifyTokensResponse(
         results=[
-            to_token_classification(text, spans, rows, config)
-            for text, (_, spans), rows in zip(call.texts, texts, scores, strict=True)
+            to_token_classification(
+                score_tokens(text, ids, spans, rows, call.model.tokenizer.unk_token_id),
+                text,
+                config,
+                call.aggregation_strategy,
+            )
+            for text, (ids, spans), rows in zip(call.texts, texts, scores, strict=True)
         ]
     )

@@ -31,6 +31,7 @@ from phi3svc.service.client_messages import (
     to_spans,
 )
 from phi3svc.service.remote_errors import error_of
+from phi3svc.text.entities import check_strategy
 from phi3svc.v1 import (
     classification_service_pb2,
     classification_service_pb2_grpc,
@@ -218,10 +219,23 @@ class Client:
         ]
 
     async def classify_tokens(
-        self, texts: Sequence[str], *, model: str = "", timeout_s: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = "",
+        aggregation_strategy: str = "simple",
+        timeout_s: float | None = None,
     ) -> list[TokenLabels]:
-        """Per text its labelled tokens and entities."""
-        request = classification_service_pb2.ClassifyTokensRequest(model=model, texts=texts)
+        """Per text its labelled tokens and entities.
+
+        aggregation_strategy: none, simple, first, average or max; how labels make entities.
+        """
+        check_strategy(aggregation_strategy)
+        request = classification_service_pb2.ClassifyTokensRequest(
+            model=model,
+            texts=texts,
+            aggregation_strategy=f"AGGREGATION_STRATEGY_{aggregation_strategy.upper()}",
+        )
         response = await self._call(
             self._classification.ClassifyTokens(request, timeout=timeout_s, metadata=self._metadata)
         )

@@ -72,11 +72,15 @@ class GenerateCall:
 
 @dataclass(frozen=True)
 class ClassifyCall:
-    """A valid Classify or ClassifyTokens request."""
+    """A valid Classify or ClassifyTokens request.
+
+    aggregation_strategy: one of `entities.STRATEGIES`; only ClassifyTokens has a use for it.
+    """
 
     request_id: str
     model: ServedModel
     texts: list[str]
+    aggregation_strategy: str
 
 
 def read_generate(
@@ -135,9 +139,23 @@ def read_classify(
         if not text:
             violations.add(f"texts[{i}]", "empty, must have at least one character")
         violations.text(f"texts[{i}]", text)
+    strategy = ""
+    if isinstance(request, classification_service_pb2.ClassifyTokensRequest):
+        strategy = _aggregation_strategy(request.aggregation_strategy, violations)
     violations.raise_if_any()
     assert model is not None  # else there is a violation
-    return ClassifyCall(request.request_id or draw_request_id(), model, list(request.texts))
+    request_id = request.request_id or draw_request_id()
+    return ClassifyCall(request_id, model, list(request.texts), strategy)
+
+
+def _aggregation_strategy(value: int, violations: Violations) -> str:
+    names = classification_service_pb2.AggregationStrategy
+    if value == names.Value("AGGREGATION_STRATEGY_UNSPECIFIED"):
+        return "simple"
+    if value not in names.values():
+        violations.number("aggregation_strategy", value, 0, max(names.values()))
+        return ""
+    return str(names.Name(value)).removeprefix("AGGREGATION_STRATEGY_").lower()
 
 
 def read_chat(field: str, chat: chat_pb2.ChatInput, violations: Violations) -> Chat:

@@ -37,6 +37,7 @@ class Tokenizer:
         names = special_tokens or {}
         self.bos_token_id = self._find(names.get("bos_token"))
         self.eos_token_id = self._find(names.get("eos_token"))
+        self.unk_token_id = self._find(names.get("unk_token"))
 
     @classmethod
     def from_dir(cls, path: Path) -> Self:

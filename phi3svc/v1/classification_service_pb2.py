@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'phi3svc/v1/classification_service.proto\x12\nphi3svc.v1\"C\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"?\n\x10\x43lassifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.phi3svc.v1.Classification\"8\n\x0e\x43lassification\x12&\n\x06labels\x18\x01 \x03(\x0b\x32\x16.phi3svc.v1.LabelScore\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"I\n\x15\x43lassifyTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"J\n\x16\x43lassifyTokensResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.phi3svc.v1.TokenClassification\"c\n\x13TokenClassification\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.phi3svc.v1.TokenLabel\x12$\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x12.phi3svc.v1.Entity\"T\n\nTokenLabel\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05start\x18\x04 \x01(\r\x12\x0b\n\x03\x65nd\x18\x05 \x01(\r\"P\n\x06\x45ntity\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\r\x12\x0b\n\x03\x65nd\x18\x05 \x01(\r2\xb7\x01\n\x15\x43lassificationService\x12\x45\n\x08\x43lassify\x12\x1b.phi3svc.v1.ClassifyRequest\x1a\x1c.phi3svc.v1.ClassifyResponse\x12W\n\x0e\x43lassifyTokens\x12!.phi3svc.v1.ClassifyTokensRequest\x1a\".phi3svc.v1.ClassifyTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'phi3svc/v1/classification_service.proto\x12\nphi3svc.v1\"C\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"?\n\x10\x43lassifyResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.phi3svc.v1.Classification\"8\n\x0e\x43lassification\x12&\n\x06labels\x18\x01 \x03(\x0b\x32\x16.phi3svc.v1.LabelScore\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\x88\x01\n\x15\x43lassifyTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12=\n\x14\x61ggregation_strategy\x18\x04 \x01(\x0e\x32\x1f.phi3svc.v1.AggregationStrategy\"J\n\x16\x43lassifyTokensResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.phi3svc.v1.TokenClassification\"c\n\x13TokenClassification\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.phi3svc.v1.TokenLabel\x12$\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x12.phi3svc.v1.Entity\"T\n\nTokenLabel\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05start\x18\x04 \x01(\r\x12\x0b\n\x03\x65nd\x18\x05 \x01(\r\"P\n\x06\x45ntity\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05start\x18\x04 \x01(\r\x12\x0b\n\x03\x65nd\x18\x05 \x01(\r*\xdb\x01\n\x13\x41ggregationStrategy\x12$\n AGGREGATION_STRATEGY_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41GGREGATION_STRATEGY_NONE\x10\x01\x12\x1f\n\x1b\x41GGREGATION_STRATEGY_SIMPLE\x10\x02\x12\x1e\n\x1a\x41GGREGATION_STRATEGY_FIRST\x10\x03\x12 \n\x1c\x41GGREGATION_STRATEGY_AVERAGE\x10\x04\x12\x1c\n\x18\x41GGREGATION_STRATEGY_MAX\x10\x05\x32\xb7\x01\n\x15\x43lassificationService\x12\x45\n\x08\x43lassify\x12\x1b.phi3svc.v1.ClassifyRequest\x1a\x1c.phi3svc.v1.ClassifyResponse\x12W\n\x0e\x43lassifyTokens\x12!.phi3svc.v1.ClassifyTokensRequest\x1a\".phi3svc.v1.ClassifyTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phi3svc.v1.classification_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_AGGREGATIONSTRATEGY']._serialized_start=776
+  _globals['_AGGREGATIONSTRATEGY']._serialized_end=995
   _globals['_CLASSIFYREQUEST']._serialized_start=55
   _globals['_CLASSIFYREQUEST']._serialized_end=122
   _globals['_CLASSIFYRESPONSE']._serialized_start=124
@@ -39,16 +41,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFICATION']._serialized_end=245
   _globals['_LABELSCORE']._serialized_start=247
   _globals['_LABELSCORE']._serialized_end=289
-  _globals['_CLASSIFYTOKENSREQUEST']._serialized_start=291
-  _globals['_CLASSIFYTOKENSREQUEST']._serialized_end=364
-  _globals['_CLASSIFYTOKENSRESPONSE']._serialized_start=366
-  _globals['_CLASSIFYTOKENSRESPONSE']._serialized_end=440
-  _globals['_TOKENCLASSIFICATION']._serialized_start=442
-  _globals['_TOKENCLASSIFICATION']._serialized_end=541
-  _globals['_TOKENLABEL']._serialized_start=543
-  _globals['_TOKENLABEL']._serialized_end=627
-  _globals['_ENTITY']._serialized_start=629
-  _globals['_ENTITY']._serialized_end=709
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=712
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=895
+  _globals['_CLASSIFYTOKENSREQUEST']._serialized_start=292
+  _globals['_CLASSIFYTOKENSREQUEST']._serialized_end=428
+  _globals['_CLASSIFYTOKENSRESPONSE']._serialized_start=430
+  _globals['_CLASSIFYTOKENSRESPONSE']._serialized_end=504
+  _globals['_TOKENCLASSIFICATION']._serialized_start=506
+  _globals['_TOKENCLASSIFICATION']._serialized_end=605
+  _globals['_TOKENLABEL']._serialized_start=607
+  _globals['_TOKENLABEL']._serialized_end=691
+  _globals['_ENTITY']._serialized_start=693
+  _globals['_ENTITY']._serialized_end=773
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=998
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1181
 # @@protoc_insertion_point(module_scope)

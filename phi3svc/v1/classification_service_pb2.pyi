@@ -1,10 +1,26 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class AggregationStrategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AGGREGATION_STRATEGY_UNSPECIFIED: _ClassVar[AggregationStrategy]
+    AGGREGATION_STRATEGY_NONE: _ClassVar[AggregationStrategy]
+    AGGREGATION_STRATEGY_SIMPLE: _ClassVar[AggregationStrategy]
+    AGGREGATION_STRATEGY_FIRST: _ClassVar[AggregationStrategy]
+    AGGREGATION_STRATEGY_AVERAGE: _ClassVar[AggregationStrategy]
+    AGGREGATION_STRATEGY_MAX: _ClassVar[AggregationStrategy]
+AGGREGATION_STRATEGY_UNSPECIFIED: AggregationStrategy
+AGGREGATION_STRATEGY_NONE: AggregationStrategy
+AGGREGATION_STRATEGY_SIMPLE: AggregationStrategy
+AGGREGATION_STRATEGY_FIRST: AggregationStrategy
+AGGREGATION_STRATEGY_AVERAGE: AggregationStrategy
+AGGREGATION_STRATEGY_MAX: AggregationStrategy
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "request_id", "texts")
@@ -37,14 +53,16 @@ class LabelScore(_message.Message):
     def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class ClassifyTokensRequest(_message.Message):
-    __slots__ = ("model", "request_id", "texts")
+    __slots__ = ("model", "request_id", "texts", "aggregation_strategy")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_STRATEGY_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    aggregation_strategy: AggregationStrategy
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., aggregation_strategy: _Optional[_Union[AggregationStrategy, str]] = ...) -> None: ...
 
 class ClassifyTokensResponse(_message.Message):
     __slots__ = ("results",)

@@ -15,6 +15,7 @@ from phi3svc.engine.async_engine import ModelInfo
 from phi3svc.engine.request import ClassifyRequest, Request
 from phi3svc.errors import InvalidRequest, PromptTooLong, Unavailable, UnsupportedTask
 from phi3svc.service.client_messages import Span
+from phi3svc.text.entities import STRATEGIES
 from phi3svc.v1 import classification_service_pb2
 from tests.service.conftest import Harness
 from tests.service.fake_engine import CONTEXT_LEN, FakeEngine, ids_of
@@ -83,6 +84,41 @@ async def test_tokens_and_entities_have_their_characters(harness: Harness) -> No
     assert isinstance(request, ClassifyRequest)
     assert request.per_token
     assert request.prompt_ids == ids_of("hi BOB, é AL")
+
+
+async def test_a_word_has_one_label_if_the_strategy_says_so(harness: Harness) -> None:
+    by_strategy = {
+        strategy: [
+            (item.label, item.text)
+            for (found,) in [
+                await harness.client.classify_tokens(["oBOo A"], aggregation_strategy=strategy)
+            ]
+            for item in found.entities
+        ]
+        for strategy in STRATEGIES
+    }
+    # The fake model takes capitals for names, and is as sure of one label as of another.
+    assert by_strategy == {
+        "none": [("B-NAME", "B"), ("I-NAME", "O"), ("B-NAME", "A")],
+        "simple": [("NAME", "BO"), ("NAME", "A")],
+        "first": [("NAME", "A")],
+        "average": [("NAME", "A")],
+        "max": [("NAME", "A")],
+    }
+
+
+async def test_simple_is_the_default_strategy(harness: Harness) -> None:
+    request = classification_service_pb2.ClassifyTokensRequest(texts=["BO"])
+    response = await harness.classification.ClassifyTokens(request)
+    assert [entity.text for entity in response.results[0].entities] == ["BO"]
+
+
+async def test_an_unknown_strategy_is_refused(harness: Harness) -> None:
+    request = classification_service_pb2.ClassifyTokensRequest(texts=["a"], aggregation_strategy=9)
+    with pytest.raises(grpc.aio.AioRpcError, match="aggregation_strategy: 9, must be 0 to 5"):
+        await harness.classification.ClassifyTokens(request)
+    with pytest.raises(InvalidRequest, match="aggregation_strategy: 'last', must be one of none"):
+        await harness.client.classify_tokens(["a"], aggregation_strategy="last")
 
 
 async def test_a_text_without_entities_has_none(harness: Harness) -> None:
