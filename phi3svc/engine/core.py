@@ -19,7 +19,7 @@ from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
 from phi3svc.model.kv_cache import KVCache, page_dtype
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 
 logger = logging.getLogger(__name__)
@@ -37,11 +37,11 @@ class EngineCore:
     num_blocks: KV blocks of PAGE_SIZE tokens to share among the running sequences.
     """
 
-    def __init__(self, network: Phi3Network, config: EngineConfig, num_blocks: int) -> None:
+    def __init__(self, network: Network, config: EngineConfig, num_blocks: int) -> None:
         self._network = network
         self._blocks = BlockManager(num_blocks, PAGE_SIZE)
         self._scheduler = Scheduler(
-            config, self._blocks, network.config.max_position_embeddings, network.config.rope_set
+            config, self._blocks, network.config.context_len, network.config.rope_set
         )
         kv_dtype = page_dtype(config.kv_dtype, network.dtype)
         self._runner = Runner(network, KVCache(network.config, num_blocks, kv_dtype))

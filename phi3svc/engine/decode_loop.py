@@ -23,7 +23,7 @@ from phi3svc.engine.sampler import SamplingRows
 from phi3svc.engine.sequence import Sequence
 from phi3svc.model.inputs import InputShape, ModelInput, int32_tensor
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 
 _MAX_END_IDS = 16
 
@@ -68,7 +68,7 @@ class DecodeLoop:
     Recorded with the network's rope table as it was then.
     """
 
-    def __init__(self, network: Phi3Network, kv: KVCache, shape: InputShape) -> None:
+    def __init__(self, network: Network, kv: KVCache, shape: InputShape) -> None:
         num_rows = shape.num_sequences
         self.shape = shape
         self.rope_table = network.rope.table

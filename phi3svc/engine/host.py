@@ -27,7 +27,7 @@ from phi3svc.engine.request import (
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.model.kv_cache import page_dtype
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 
 _PROGRESS_INTERVAL_S = 0.1
 
@@ -119,7 +119,7 @@ class EngineHost:
         return self._outbox.pass_on(core.step())
 
 
-def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> dict[str, int]:
+def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[str, int]:
     """KV blocks for each model. Raises ConfigError if a model gets none.
 
     Memory is split evenly, except that no model gets more than `max_sequences` of its longest
@@ -138,7 +138,7 @@ def split_kv_memory(networks: dict[str, Phi3Network], config: EngineConfig) -> d
         dtype = str(page_dtype(config.kv_dtype, network.dtype)).removeprefix("torch.")
         bytes_per_token = network.config.kv_bytes_per_token(cast(KVDType, dtype))
         block_bytes[name] = bytes_per_token * ops.PAGE_SIZE
-        num_blocks_per_sequence = -(-network.config.max_position_embeddings // ops.PAGE_SIZE)
+        num_blocks_per_sequence = -(-network.config.context_len // ops.PAGE_SIZE)
         needs.append(config.max_sequences * num_blocks_per_sequence * block_bytes[name])
     num_blocks = {}
     for (name, bytes_), share in zip(block_bytes.items(), share_evenly(total, needs), strict=True):

@@ -28,7 +28,7 @@ from phi3svc.engine.sampler import sample
 from phi3svc.engine.token_logprobs import token_logprobs
 from phi3svc.model.inputs import InputShape, ModelInput, int32_tensor
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 
 _PROMPT_LOGITS_ROWS = 64
 """Rows of prompt logits at a time: those of a whole chunk could need gigabytes."""
@@ -54,7 +54,7 @@ class Runner:
     One step at a time, but another can be queued behind it: `begin_behind`.
     """
 
-    def __init__(self, network: Phi3Network, kv: KVCache) -> None:
+    def __init__(self, network: Network, kv: KVCache) -> None:
         self._network = network
         self._kv = kv
         # By shape, the last used last.

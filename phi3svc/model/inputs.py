@@ -22,14 +22,16 @@ _TABLE_STEP = 8  # pages; lets inputs have the same shape for a while as their s
 class Chunk:
     """Consecutive tokens of one sequence, to be computed in one step.
 
-    token_ids: the tokens at positions start, start + 1, ...; rope_set: `Phi3Config.rope_set` of the
-    *whole* sequence; pages: page ids of positions 0..15, 16..31, ..., up to the chunk's end.
+    token_ids: the tokens at places start, start + 1, ...; rope_set: `Phi3Config.rope_set` of the
+    *whole* sequence; pages: page ids of places 0..15, 16..31, ..., up to the chunk's end.
+    positions: what rotates each token's queries and keys, where that is not its place.
     """
 
     token_ids: Sequence[int]
     start: int
     rope_set: int
     pages: Sequence[int]
+    positions: Sequence[int] | None = None
 
 
 class InputShape(NamedTuple):
@@ -48,7 +50,8 @@ class ModelInput:
     sequence with these; block_tables: int32 [B, M], page ids, rows padded with anything.
 
     data: all of them, one behind the other; they are views of it. Inputs of one `shape` are laid
-    out alike, so copying `data` is copying an input. num_positions: the largest of context_lens.
+    out alike, so copying `data` is copying an input. num_positions: one more than the largest of
+    positions.
     """
 
     def __init__(self, shape: InputShape, num_positions: int = 0) -> None:
@@ -83,17 +86,21 @@ class ModelInput:
         block_tables = np.frombuffer(b"".join(rows), np.int32).reshape(-1, table_len)
 
         owners = np.repeat(np.arange(len(chunks)), lengths)
-        positions = np.arange(num_tokens, dtype=np.int32) + (starts - query_starts[:-1])[owners]
-        pages = block_tables[owners, positions // PAGE_SIZE]
+        places = np.arange(num_tokens, dtype=np.int32) + (starts - query_starts[:-1])[owners]
+        pages = block_tables[owners, places // PAGE_SIZE]
         context_lens = starts + lengths
+        positions = places.copy()
+        for chunk, first in zip(chunks, query_starts.tolist(), strict=False):
+            if chunk.positions is not None:
+                positions[first : first + len(chunk.token_ids)] = chunk.positions
         shape = InputShape(num_tokens, len(chunks), table_len)
-        inputs = cls(shape, num_positions=int(context_lens.max()))
+        inputs = cls(shape, num_positions=int(positions.max()) + 1)
         np.concatenate(
             (
                 list(chain.from_iterable(chunk.token_ids for chunk in chunks)),
                 positions,
                 np.array([chunk.rope_set for chunk in chunks])[owners],
-                pages * PAGE_SIZE + positions % PAGE_SIZE,
+                pages * PAGE_SIZE + places % PAGE_SIZE,
                 query_starts,
                 context_lens,
                 block_tables.reshape(-1),
@@ -105,7 +112,8 @@ class ModelInput:
     def go_on_from(self, before: ModelInput, tables: Sequence[Sequence[int]]) -> None:
         """Make this, of the same shape, what follows `before`, which has one token per sequence.
 
-        That is, all but the tokens themselves. tables: page ids of each sequence.
+        That is, all but the tokens themselves. Positions are places. tables: page ids of each
+        sequence.
         """
         t = self.num_tokens
         self.data[t:].copy_(before.data[t:])

@@ -1,30 +1,20 @@
-"""From a checkpoint's folder to a network that runs."""
+"""From a checkpoint's folder, or another source of weights, to a network that runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from phi3svc import ops
 from phi3svc.config.model import BYTES_PER_ELEMENT, Phi3Config
 from phi3svc.errors import ConfigError
-from phi3svc.model.phi3 import Head, LayerWeights, Phi3Network, Phi3Weights
-from phi3svc.model.weights import (
-    EMBEDDING,
-    LM_HEAD,
-    NORM,
-    SCORE,
-    SCORE_BIAS,
-    Progress,
-    WeightReader,
-    layer_name,
-)
-from phi3svc.ops import PackedLinear
+from phi3svc.model import phi3_weights
+from phi3svc.model.network import Network
+from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.weights import Progress, TensorSource, WeightReader
 
 
-def load_network(path: Path, dtype: str = "auto", progress: Progress | None = None) -> Phi3Network:
+def load_network(path: Path, dtype: str = "auto", progress: Progress | None = None) -> Network:
     """Load the checkpoint in folder `path`.
 
     dtype: "float32", "bfloat16", or "auto" for the config's. One tensor at a time is read,
@@ -36,55 +26,21 @@ def load_network(path: Path, dtype: str = "auto", progress: Progress | None = No
         dtype = config.dtype
     if dtype not in BYTES_PER_ELEMENT:
         raise ConfigError(f"dtype={dtype!r}: must be one of auto, {', '.join(BYTES_PER_ELEMENT)}")
-    to = getattr(torch, dtype)
-    reader = WeightReader(path, config, progress)
-
-    def plain(name: str) -> Tensor:
-        return reader.read(name, to)
-
-    def packed(name: str) -> PackedLinear:
-        return ops.pack_linear(plain(name))
-
-    layers = tuple(
-        LayerWeights(
-            input_norm=plain(layer_name(i, "input_layernorm")),
-            qkv=packed(layer_name(i, "self_attn.qkv_proj")),
-            o=packed(layer_name(i, "self_attn.o_proj")),
-            post_attention_norm=plain(layer_name(i, "post_attention_layernorm")),
-            gate_up=ops.pack_gate_up(plain(layer_name(i, "mlp.gate_up_proj"))),
-            down=packed(layer_name(i, "mlp.down_proj")),
-        )
-        for i in range(config.num_hidden_layers)
-    )
-    lm_head: PackedLinear | None = None
-    embedding: Tensor | PackedLinear
-    if LM_HEAD in reader:
-        # Even if the config says tied: transformers does not tie two tensors that differ.
-        embedding, lm_head = plain(EMBEDDING), packed(LM_HEAD)
-    elif config.tie_word_embeddings and config.task == "generation":
-        embedding = lm_head = packed(EMBEDDING)
-    else:
-        embedding = plain(EMBEDDING)
-    score_head = _score_head(config, reader)
-    has_bias = score_head == "token-classification" and SCORE_BIAS in reader
-    weights = Phi3Weights(
-        embedding=embedding,
-        layers=layers,
-        norm=plain(NORM),
-        lm_head=lm_head,
-        score=packed(SCORE) if score_head is not None else None,
-        score_bias=plain(SCORE_BIAS) if has_bias else None,
-    )
-    heads: set[Head] = {"generation"} if lm_head is not None else set()
-    if score_head is not None:
-        heads.add(score_head)
-    return Phi3Network(config, weights, frozenset(heads))
+    reader = WeightReader(path, expected_shapes(config), required_names(config), progress)
+    return build_network(config, reader, getattr(torch, dtype))
 
 
-def _score_head(config: Phi3Config, reader: WeightReader) -> Head | None:
-    """What `score` classifies. In transformers only a token classifier's score has a bias."""
-    if SCORE not in reader:
-        return None
-    if config.task in ("sequence-classification", "token-classification"):
-        return config.task
-    return "token-classification" if SCORE_BIAS in reader else "sequence-classification"
+def build_network(config: Phi3Config, source: TensorSource, dtype: torch.dtype) -> Network:
+    """The network that `config` describes, of the weights in `source`."""
+    weights, heads = phi3_weights.load_phi3(config, source, dtype)
+    return Phi3Network(config, weights, heads)
+
+
+def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint may hold and the network uses."""
+    return phi3_weights.expected_shapes(config)
+
+
+def required_names(config: Phi3Config) -> list[str]:
+    """The tensors without which the network cannot run."""
+    return phi3_weights.required_names(config)

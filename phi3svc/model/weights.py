@@ -1,25 +1,29 @@
-"""A checkpoint's weights: which there must be, and reading them one at a time."""
+"""Reading a checkpoint's weights, one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from phi3svc.config.model import Phi3Config
 from phi3svc.config.tensors import FLOAT_DTYPES, TensorInfo, list_tensors
 from phi3svc.errors import ConfigError
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read so far, bytes to read) after each tensor."""
 
-EMBEDDING = "model.embed_tokens.weight"
-NORM = "model.norm.weight"
-LM_HEAD = "lm_head.weight"
-SCORE = "score.weight"
-SCORE_BIAS = "score.bias"
+
+class TensorSource(Protocol):
+    """Where a network's weights come from, by the names of today's transformers."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The tensor `name` as a new tensor of `dtype`."""
+        ...
 
 
 class WeightReader:
@@ -31,14 +35,24 @@ class WeightReader:
     transformers. Raises ConfigError in one line.
     """
 
-    def __init__(self, path: Path, config: Phi3Config, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        required: Iterable[str],
+        progress: Progress | None = None,
+    ) -> None:
+        """shapes: of every tensor that the network may use; required: those it cannot do without.
+
+        progress: told after every tensor.
+        """
         found = {_today(name): tensor for name, tensor in list_tensors(path).items()}
         self._tensors: dict[str, TensorInfo] = {}
-        for name, shape in expected_shapes(config).items():
+        for name, shape in shapes.items():
             if name in found:
                 _check(found[name], shape)
                 self._tensors[name] = found[name]
-        missing = [name for name in required(config) if name not in self._tensors]
+        missing = [name for name in required if name not in self._tensors]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ConfigError(f"{path}: tensor {missing[0]!r}{more} missing from the checkpoint")
@@ -75,51 +89,15 @@ class WeightReader:
         return tensor.to(dtype)
 
 
-def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a Phi-3 checkpoint may hold and the network uses."""
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        EMBEDDING: (config.vocab_size, hidden),
-        NORM: (hidden,),
-        LM_HEAD: (config.vocab_size, hidden),
-    }
-    for i in range(config.num_hidden_layers):
-        shapes |= {
-            layer_name(i, "input_layernorm"): (hidden,),
-            layer_name(i, "self_attn.qkv_proj"): (config.qkv_features, hidden),
-            layer_name(i, "self_attn.o_proj"): (
-                hidden,
-                config.num_attention_heads * config.head_dim,
-            ),
-            layer_name(i, "post_attention_layernorm"): (hidden,),
-            layer_name(i, "mlp.gate_up_proj"): (2 * mlp, hidden),
-            layer_name(i, "mlp.down_proj"): (hidden, mlp),
-        }
-    if config.id2label:
-        shapes |= {SCORE: (len(config.id2label), hidden), SCORE_BIAS: (len(config.id2label),)}
-    return shapes
-
-
-def required(config: Phi3Config) -> list[str]:
-    """The tensors without which the architecture cannot run."""
-    names = [n for n in expected_shapes(config) if n.startswith("model.")]
-    if config.task == "generation" and not config.tie_word_embeddings:
-        names.append(LM_HEAD)
-    if config.task in ("sequence-classification", "token-classification"):
-        names.append(SCORE)
-    if config.task == "token-classification" and config.token_classification_bias:
-        names.append(SCORE_BIAS)
-    return names
-
-
-def layer_name(layer_idx: int, module: str) -> str:
-    return f"model.layers.{layer_idx}.{module}.weight"
+def layer_name(layer_idx: int, module: str, kind: str = "weight") -> str:
+    """kind: "weight" or "bias"."""
+    return f"model.layers.{layer_idx}.{module}.{kind}"
 
 
 def _today(name: str) -> str:
     if name.startswith("classifier."):
         return name.replace("classifier.", "score.", 1)
-    if name.startswith(("embed_tokens.", "layers.", "norm.")):
+    if name.startswith(("embed_tokens.", "layers.", "norm.", "final_layernorm.")):
         return f"model.{name}"
     return name
 

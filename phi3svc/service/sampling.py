@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from phi3svc.config.model import GenerationDefaults
+from phi3svc.config.generation_defaults import GenerationDefaults
 from phi3svc.engine.request import (
     MAX_LOGIT_BIAS,
     MAX_LOGIT_BIASES,

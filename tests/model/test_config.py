@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import transformers
 
-from phi3svc.config.model import GenerationDefaults, Phi3Config
+from phi3svc.config.generation_defaults import GenerationDefaults
+from phi3svc.config.model import Phi3Config
 from phi3svc.errors import ConfigError
 from tests.model.checkpoints import make_config
 
@@ -58,7 +59,7 @@ def test_mini_128k() -> None:
     assert config.task == "generation"
     assert config.is_longrope
     assert (config.head_dim, config.rope.rotary_dim) == (96, 96)
-    assert config.rope.attention_factor == pytest.approx(1.1902380714238083, abs=1e-15)
+    assert config.rope.attention_factors == pytest.approx((1.1902380714238083,) * 2, abs=1e-15)
     assert config.dtype == "bfloat16"
     assert config.eos_token_ids == (32000, 32001, 32007)
     assert config.num_params == 3_821_079_552
@@ -121,13 +122,13 @@ def test_new_dialect_means_the_same() -> None:
 )
 def test_attention_factor_follows_lengths(changes: dict[str, Any], expected: float) -> None:
     config = Phi3Config.from_dict(mini(**changes))
-    assert config.rope.attention_factor == pytest.approx(expected, abs=1e-15)
+    assert config.rope.attention_factors == pytest.approx((expected, expected), abs=1e-15)
 
 
 def test_attention_factor_can_be_given() -> None:
-    assert Phi3Config.from_dict(rope(attention_factor=1.25)).rope.attention_factor == 1.25
-    by_factor = Phi3Config.from_dict(rope(factor=16.0, short_mscale=9.0)).rope.attention_factor
-    assert by_factor == pytest.approx(math.sqrt(1 + math.log(16) / math.log(4096)))
+    assert Phi3Config.from_dict(rope(attention_factor=1.25)).rope.attention_factors == (1.25, 1.25)
+    by_factor = Phi3Config.from_dict(rope(factor=16.0, short_mscale=9.0)).rope.attention_factors
+    assert by_factor == pytest.approx((math.sqrt(1 + math.log(16) / math.log(4096)),) * 2)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_rope_equals_what_transformers_computes(changes: dict[str, Any]) -> None
     theirs = make_config(**changes)
     rotary = transformers.models.phi3.modeling_phi3.Phi3RotaryEmbedding(theirs)
     ours = Phi3Config.from_dict(theirs.to_dict() | {"architectures": None})
-    assert ours.rope.attention_factor == rotary.attention_scaling
+    assert set(ours.rope.attention_factors) == {rotary.attention_scaling}
     assert ours.rope.rotary_dim == 2 * len(rotary.inv_freq)
 
 
@@ -217,7 +218,7 @@ def test_missing_size_is_named(name: str) -> None:
 
 
 ABSURD: dict[str, dict[str, Any]] = {
-    "model_type is 'phi3small'": mini(model_type="phi3small"),
+    "model_type is 'phi3v'": mini(model_type="phi3v"),
     "model_type is 'llama'": mini(model_type="llama"),
     "model_type is missing": mini(model_type=...),
     "architectures is": mini(architectures=["LlamaForCausalLM"]),
@@ -241,7 +242,7 @@ ABSURD: dict[str, dict[str, Any]] = {
     "partial_rotary_factor is 2": mini(partial_rotary_factor=2),
     "partial_rotary_factor is 0.01": mini(partial_rotary_factor=0.01, rope_scaling=None),
     "rope_scaling is 'su'": mini(rope_scaling="su"),
-    "rope_scaling.type is 'linear'": rope(type="linear"),
+    "rope_scaling.factor is missing": rope(type="linear"),
     "rope_scaling.rope_type is 'llama3'": rope(rope_type="llama3"),
     "rope_scaling.type is 7": rope(type=7),
     "rope_scaling.short_factor is missing": rope(short_factor=...),

@@ -16,8 +16,8 @@ from torch import Tensor
 from phi3svc.config.model import Phi3Config
 from phi3svc.config.tensors import INDEX_FILE, SINGLE_FILE, read_header
 from phi3svc.errors import ConfigError
-from phi3svc.model.loader import load_network
-from phi3svc.model.weights import WeightReader, expected_shapes
+from phi3svc.model.loader import expected_shapes, load_network, required_names
+from phi3svc.model.weights import WeightReader
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import all_logits, random_ids
 
@@ -37,10 +37,15 @@ def sharded(checkpoint: MakeCheckpoint, tmp_path: Path) -> Path:
     return shutil.copytree(checkpoint(max_shard_size="100KB"), tmp_path / "sharded")
 
 
+def open_weights(path: Path) -> WeightReader:
+    config = Phi3Config.from_dir(path)
+    return WeightReader(path, expected_shapes(config), required_names(config))
+
+
 def error_of(path: Path) -> str:
     """Load the checkpoint, which must fail in one line."""
     with pytest.raises(ConfigError) as caught:
-        WeightReader(path, Phi3Config.from_dir(path))
+        open_weights(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     return str(caught.value)
@@ -74,7 +79,7 @@ def test_reader_gives_what_safetensors_gives(checkpoint: MakeCheckpoint) -> None
     path = checkpoint(dtype="bfloat16")
     expected = load_file(path / SINGLE_FILE)
     config = Phi3Config.from_dir(path)
-    reader = WeightReader(path, config)
+    reader = WeightReader(path, expected_shapes(config), required_names(config))
     for name in expected_shapes(config):
         assert reader.read(name, torch.bfloat16).equal(expected[name])
         assert reader.read(name, torch.float32).equal(expected[name].float())
@@ -97,7 +102,7 @@ def test_truncated_file(single: Path, keep: int) -> None:
 
 
 def test_file_that_shrinks_after_the_check(single: Path) -> None:
-    reader = WeightReader(single, Phi3Config.from_dir(single))
+    reader = open_weights(single)
     file = single / SINGLE_FILE
     file.write_bytes(file.read_bytes()[: reader._tensors[QKV].offset + 10])
     with pytest.raises(ConfigError, match="ends within tensor"):

@@ -1,0 +1,112 @@
+"""What the networks of the family have in common: workspaces, recorded passes, and their interface.
+
+A network computes hidden states of packed tokens over paged keys and values, and from hidden
+states logits or label scores. `model/phi3.py` and `model/phi3small.py` say how.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from phi3svc import ops
+from phi3svc.config.model import Phi3Config
+from phi3svc.model.inputs import ModelInput
+from phi3svc.model.kv_cache import KVCache
+from phi3svc.model.passes import RecordedPass, RecordedPasses
+from phi3svc.model.rope import RopeTables
+
+Head = Literal["generation", "sequence-classification", "token-classification"]
+
+OnLayer = Callable[[int, Tensor], None]
+"""Called with (number of layers computed, h), from 0; h is good until it returns."""
+
+
+class Network(ABC):
+    """Decoder layers and the heads that the checkpoint has.
+
+    Workspaces are kept between calls: what `forward`, `logits` and `scores` return is good until
+    the next call of the same method. Passes are recorded, and run again on inputs of the same
+    shape. Not for two threads at once.
+    """
+
+    def __init__(
+        self,
+        config: Phi3Config,
+        heads: frozenset[Head],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.heads = heads
+        self.dtype = dtype
+        self.device = device
+        self.rope = RopeTables(config.rope)
+        self._buffers: dict[str, Tensor] = {}
+        self._passes: WeakKeyDictionary[KVCache, RecordedPasses] = WeakKeyDictionary()
+
+    def forward(self, inputs: ModelInput, kv: KVCache) -> Tensor:
+        """Run the layers over the packed tokens, writing their keys and values into `kv`.
+
+        Returns h, float32 [T, E], the residual stream before the final norm.
+        """
+        self.rope.ensure(inputs.num_positions)
+        passes = self._passes.setdefault(kv, RecordedPasses())
+        recorded = passes.find(inputs.shape, self.rope.table)
+        if recorded is None:
+            own_inputs, program = ModelInput(inputs.shape), ops.Program()
+            with program:
+                h = self.compute(own_inputs, kv)
+            recorded = RecordedPass(program, own_inputs, self.rope.table, h)
+            if own_inputs.is_small:
+                passes.keep(recorded)
+        return recorded.run(inputs)
+
+    @abstractmethod
+    def compute(
+        self,
+        inputs: ModelInput,
+        kv: KVCache,
+        embeddings: Tensor | None = None,
+        on_layer: OnLayer | None = None,
+    ) -> Tensor:
+        """What `forward` does, call by call. `rope.table` must hold all positions.
+
+        embeddings: [T, E], in place of those of the token ids; on_layer: told of each layer's
+        outcome. Neither is for a program that is being recorded.
+        """
+
+    @abstractmethod
+    def last_hidden_state(self, h: Tensor) -> Tensor:
+        """The final norm of every row, [T, E] in the model's dtype; a new tensor."""
+
+    @abstractmethod
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The input embeddings of int32 [n] token ids, as `compute` takes them: float32 [n, E]."""
+
+    @abstractmethod
+    def logits(self, h: Tensor, rows: Tensor) -> Tensor:
+        """Logits of the tokens after `rows` (int32 [n]) of `h`: float32 [n, V]."""
+
+    @abstractmethod
+    def scores(self, h: Tensor, rows: Tensor) -> Tensor:
+        """Raw label scores of `rows` (int32 [n]) of `h`: float32 [n, C], before any softmax."""
+
+    def _buffer(
+        self, name: str, num_rows: int, *row_shape: int, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """The first `num_rows` rows of the workspace `name`, which grows to its largest use."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape[0] < num_rows:
+            buffer = torch.empty(
+                (num_rows, *row_shape), dtype=dtype or self.dtype, device=self.device
+            )
+            self._buffers[name] = buffer
+            for passes in self._passes.values():  # they hold on to the smaller one
+                passes.clear()
+        return buffer[:num_rows]

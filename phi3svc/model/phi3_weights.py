@@ -1,0 +1,119 @@
+"""The weights of a Phi-3 checkpoint: which there must be, and how the network holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phi3svc import ops
+from phi3svc.config.model import Phi3Config
+from phi3svc.model.heads import (
+    EMBEDDING,
+    LM_HEAD,
+    SCORE,
+    SCORE_BIAS,
+    load_embedding_and_head,
+    required_head_names,
+    score_head_of,
+)
+from phi3svc.model.network import Head
+from phi3svc.model.weights import TensorSource, layer_name
+from phi3svc.ops import PackedLinear
+
+NORM = "model.norm.weight"
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer."""
+
+    input_norm: Tensor  # [E]
+    qkv: PackedLinear  # [(H + 2K)·D, E], rows q | k | v
+    o: PackedLinear  # [E, H·D]
+    post_attention_norm: Tensor  # [E]
+    gate_up: PackedLinear  # [2F, E], rows gate | up
+    down: PackedLinear  # [E, F]
+
+
+@dataclass(frozen=True)
+class Phi3Weights:
+    """All weights, in the model's dtype. Tied: `embedding` and `lm_head` are the same object."""
+
+    embedding: Tensor | PackedLinear  # [V, E]
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor  # [E]
+    lm_head: PackedLinear | None = None  # [V, E]
+    score: PackedLinear | None = None  # [C, E]
+    score_bias: Tensor | None = None  # [C]
+
+
+def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a Phi-3 checkpoint may hold and the network uses."""
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config.vocab_size, hidden),
+        NORM: (hidden,),
+        LM_HEAD: (config.vocab_size, hidden),
+    }
+    for i in range(config.num_hidden_layers):
+        shapes |= {
+            layer_name(i, "input_layernorm"): (hidden,),
+            layer_name(i, "self_attn.qkv_proj"): (config.qkv_features, hidden),
+            layer_name(i, "self_attn.o_proj"): (
+                hidden,
+                config.num_attention_heads * config.head_dim,
+            ),
+            layer_name(i, "post_attention_layernorm"): (hidden,),
+            layer_name(i, "mlp.gate_up_proj"): (2 * mlp, hidden),
+            layer_name(i, "mlp.down_proj"): (hidden, mlp),
+        }
+    if config.id2label:
+        shapes |= {SCORE: (len(config.id2label), hidden), SCORE_BIAS: (len(config.id2label),)}
+    return shapes
+
+
+def required_names(config: Phi3Config) -> list[str]:
+    """The tensors without which the architecture cannot run."""
+    names = [n for n in expected_shapes(config) if n.startswith("model.")]
+    return names + required_head_names(config)
+
+
+def load_phi3(
+    config: Phi3Config, source: TensorSource, to: torch.dtype
+) -> tuple[Phi3Weights, frozenset[Head]]:
+    """Read, convert and pack one tensor after the other; also says which heads they make."""
+
+    def plain(name: str) -> Tensor:
+        return source.read(name, to)
+
+    def packed(name: str) -> PackedLinear:
+        return ops.pack_linear(plain(name))
+
+    layers = tuple(
+        LayerWeights(
+            input_norm=plain(layer_name(i, "input_layernorm")),
+            qkv=packed(layer_name(i, "self_attn.qkv_proj")),
+            o=packed(layer_name(i, "self_attn.o_proj")),
+            post_attention_norm=plain(layer_name(i, "post_attention_layernorm")),
+            gate_up=ops.pack_gate_up(plain(layer_name(i, "mlp.gate_up_proj"))),
+            down=packed(layer_name(i, "mlp.down_proj")),
+        )
+        for i in range(config.num_hidden_layers)
+    )
+    embedding, lm_head = load_embedding_and_head(config, source, to)
+    score_head = score_head_of(config, source)
+    has_bias = score_head == "token-classification" and SCORE_BIAS in source
+    weights = Phi3Weights(
+        embedding=embedding,
+        layers=layers,
+        norm=plain(NORM),
+        lm_head=lm_head,
+        score=packed(SCORE) if score_head is not None else None,
+        score_bias=plain(SCORE_BIAS) if has_bias else None,
+    )
+    heads: set[Head] = {"generation"} if lm_head is not None else set()
+    if score_head is not None:
+        heads.add(score_head)
+    return weights, frozenset(heads)
