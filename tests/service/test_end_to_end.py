@@ -44,7 +44,7 @@ class Running:
 
 async def start(folder: Path, names: tuple[str, ...]) -> Running:
     specs = tuple(ModelSpec(name, str(folder / name)) for name in names)
-    address = f"unix:{folder}/{'-'.join(names)}.sock"
+    address = f"unix:{folder}/{names[0]}-{len(names)}.sock"
     config = ServerConfig(models=specs, listen=(address,), engine=EngineConfig(num_threads=1))
     engine = EngineProcess(config.models_to_load(), config.engine)
     server = Server(config, engine)

@@ -1,0 +1,73 @@
+"""A tiny checkpoint for each kind of classification head there is, and transformers' answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tests.model.checkpoints import make_checkpoint
+
+ENTITY_LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
+# problem_type and the labels' number, of which one alone is a case of its own.
+SEQUENCE_HEADS: dict[str, tuple[str | None, int]] = {
+    "exclusive": (None, 3),
+    "exclusive-by-name": ("single_label_classification", 2),
+    "alone": (None, 1),
+    "independent": ("multi_label_classification", 4),
+    "independent-alone": ("multi_label_classification", 1),
+    "regression": ("regression", 1),
+    "regression-of-two": ("regression", 2),
+}
+TOKEN_HEADS = ("with-bias", "without-bias", "old-names")
+TEXTS = (
+    "A short text.",
+    "Another one, somewhat longer than the original length allows.",
+    # The pad token at the end is not pooled, and what stands before it is.
+    "The end<|endoftext|>",
+)
+
+
+def make_head(folder: Path, name: str) -> Path:
+    """Write the checkpoint of one of the heads above into `folder` / `name`, and return that."""
+    path = folder / name
+    if name in SEQUENCE_HEADS:
+        problem_type, num_labels = SEQUENCE_HEADS[name]
+        labels = tuple(f"label {i}" for i in range(num_labels))
+        make_checkpoint(
+            path,
+            "Phi3ForSequenceClassification",
+            labels=labels,
+            problem_type=problem_type,
+            original=32,
+        )
+        return path
+    make_checkpoint(
+        path,
+        "Phi3ForTokenClassification",
+        labels=ENTITY_LABELS,
+        token_classification_bias=name != "without-bias",
+        original=32,
+    )
+    if name == "old-names":
+        _rename_score(path / "model.safetensors")
+    return path
+
+
+def oracle(task: str, path: Path) -> Any:
+    """transformers' pipeline on the checkpoint, in float32 on the CPU."""
+    return transformers.pipeline(task, model=_for_oracle(path), device="cpu")
+
+
+def _for_oracle(path: Path) -> str:
+    # transformers 5 knows the older names no more; the same seed made the same weights.
+    return str(path.parent / "with-bias") if path.name == "old-names" else str(path)
+
+
+def _rename_score(file: Path) -> None:
+    weights = load_file(file)
+    renamed = {name.replace("score.", "classifier."): tensor for name, tensor in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, file, metadata={"format": "pt"})
