@@ -147,6 +147,14 @@ def make_tiny_token(path: Path, **overrides: Any) -> Path:
     )
 
 
+def rescale(path: Path, rope: dict[str, Any]) -> Path:
+    """Write `rope` over rope_parameters, of types too that transformers' Phi3Config refuses."""
+    config = json.loads((path / "config.json").read_text())
+    config["rope_parameters"] |= rope
+    (path / "config.json").write_text(json.dumps(config, indent=2))
+    return path
+
+
 def to_old_dialect(path: Path) -> Path:
     """Rewrite config.json as transformers 4 did: rope_scaling, rope_theta, torch_dtype."""
     config = json.loads((path / "config.json").read_text())
