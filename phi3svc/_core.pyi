@@ -20,8 +20,11 @@ class Program:
 def end_on(token_ids: Tensor, end_ids: Tensor) -> None: ...
 def pack_linear(weight: Tensor, out: Tensor) -> None: ...
 def pack_gate_up(weight: Tensor, out: Tensor) -> None: ...
-def embedding(token_ids: Tensor, table: Tensor, out: Tensor, *, vocab_size: int) -> None: ...
+def embedding(
+    token_ids: Tensor, table: Tensor, out: Tensor, *, vocab_size: int, scale: float = 1.0
+) -> None: ...
 def rms_norm(h: Tensor, weight: Tensor, out: Tensor, *, eps: float) -> None: ...
+def layer_norm(h: Tensor, weight: Tensor, bias: Tensor, out: Tensor, *, eps: float) -> None: ...
 def qkv_rope(
     x: Tensor,
     weight: Tensor,
@@ -34,6 +37,7 @@ def qkv_rope(
     q_out: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> None: ...
 def attention(
     q: Tensor,
@@ -57,7 +61,17 @@ def linear(
     *,
     accumulate: bool = False,
 ) -> None: ...
-def mlp(x: Tensor, gate_up: Tensor, down: Tensor, act: Tensor, h: Tensor) -> None: ...
+def mlp(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    act: Tensor,
+    h: Tensor,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    *,
+    gegelu_limit: float | None = None,
+) -> None: ...
 def lm_head(
     h: Tensor,
     rows: Tensor,
@@ -65,8 +79,11 @@ def lm_head(
     weight: Tensor,
     normed: Tensor,
     logits: Tensor,
+    norm_bias: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     eps: float,
+    scale: float = 1.0,
 ) -> None: ...
 def classify_head(
     h: Tensor,
@@ -76,6 +93,7 @@ def classify_head(
     bias: Tensor | None,
     normed: Tensor,
     scores: Tensor,
+    norm_bias: Tensor | None = None,
     *,
     eps: float,
 ) -> None: ...

@@ -26,7 +26,8 @@ All sums are accumulated in float32 in an order that depends on the model's shap
 rounded once. So the bits of a row depend neither on the other rows of the call, nor on how a prompt
 was cut into calls, on page ids or on the number of threads. They do depend on the ISA.
 
-Sources: Phi3 in transformers (`modeling_phi3.py`) unless a docstring names another.
+Sources: Phi3 in transformers (`modeling_phi3.py`) unless a docstring names another; what is off
+unless asked for is there for Phi-3-small (Microsoft's `modeling_phi3_small.py`).
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ __all__ = [
     "isa",
     "kv_cache_shapes",
     "kv_scales_shape",
+    "layer_norm",
     "linear",
     "lm_head",
     "logprobs",
@@ -147,16 +149,19 @@ def kv_scales_shape(num_pages: int, num_kv_heads: int) -> tuple[int, ...]:
     return (num_pages, num_kv_heads, PAGE_SIZE)
 
 
-def embedding(token_ids: Tensor, table: Tensor | PackedLinear, out: Tensor) -> None:
-    """out[t] = table[token_ids[t]], widened to float32; Phi-3 does not scale embeddings.
+def embedding(
+    token_ids: Tensor, table: Tensor | PackedLinear, out: Tensor, scale: float = 1.0
+) -> None:
+    """out[t] = scale · table[token_ids[t]] in float32.
 
     token_ids: int32 [T], each in 0..V-1; table: A [V, E], or the packed lm_head where the two are
-    tied (then memory holds one copy); out: float32 [T, E], the residual stream.
+    tied (then memory holds one copy); out: float32 [T, E], the residual stream; scale: finite and
+    positive, the embedding multiplier of muP (Yang et al. 2022).
     """
     if isinstance(table, PackedLinear):
-        _core.embedding(token_ids, table.data, out, vocab_size=table.out_features)
+        _core.embedding(token_ids, table.data, out, vocab_size=table.out_features, scale=scale)
     else:
-        _core.embedding(token_ids, table, out, vocab_size=table.shape[0])
+        _core.embedding(token_ids, table, out, vocab_size=table.shape[0], scale=scale)
 
 
 def end_on(token_ids: Tensor, end_ids: Tensor) -> None:
@@ -176,6 +181,15 @@ def rms_norm(h: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     _core.rms_norm(h, weight, out, eps=eps)
 
 
+def layer_norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """out = (h - mean) / sqrt(var + eps) · weight + bias, per row (Ba et al. 2016).
+
+    var is the biased variance, mean((h - mean)²). h: float32 [T, E]; weight, bias: A [E]; out:
+    A [T, E].
+    """
+    _core.layer_norm(h, weight, bias, out, eps=eps)
+
+
 def qkv_rope(
     x: Tensor,
     weight: PackedLinear,
@@ -188,18 +202,19 @@ def qkv_rope(
     q_out: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> None:
     """Project q, k and v, rotate q and k, and write k and v into their pages.
 
-    q|k|v = x Wᵀ. RoPE (Su et al. 2021) with the rotate-half pairing of transformers, on the first R
-    dims of every head: (a, b) = (y[i], y[i + R/2]) → (a·cos - b·sin, b·cos + a·sin). Dims from R on
-    pass through.
+    q|k|v = x Wᵀ + bias. RoPE (Su et al. 2021) with the rotate-half pairing of transformers, on the
+    first R dims of every head: (a, b) = (y[i], y[i + R/2]) → (a·cos - b·sin, b·cos + a·sin). Dims
+    from R on pass through.
 
     x: A [T, E]; weight: rows q|k|v, [(H + 2K)·D, E]; positions: int32 [T], each below max_pos;
     rope_sets: int32 [T], which of the S factor sets a token's sequence uses (0 short, 1 long);
     rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin), LongRoPE's attention factor folded in;
     slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
-    q_out: A [T, H, D].
+    q_out: A [T, H, D]; bias: A [(H + 2K)·D].
 
     With k_scales, v_scales (`kv_scales_shape`) pages are int8. Each head of k and v is quantized by
     itself, from float32: scale = max|x| / 127, stored = round(x / scale), ties to even. Zeros have
@@ -217,6 +232,7 @@ def qkv_rope(
         q_out,
         k_scales,
         v_scales,
+        bias,
     )
 
 
@@ -275,13 +291,29 @@ def linear(
     _core.linear(x, weight.data, out, bias, accumulate=accumulate)
 
 
-def mlp(x: Tensor, gate_up: PackedLinear, down: PackedLinear, act: Tensor, h: Tensor) -> None:
-    """h += (silu(gate) · up) Wdᵀ with gate|up = x Wguᵀ (SwiGLU, Shazeer 2020).
+def mlp(
+    x: Tensor,
+    gate_up: PackedLinear,
+    down: PackedLinear,
+    act: Tensor,
+    h: Tensor,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gegelu_limit: float | None = None,
+) -> None:
+    """h += (silu(gate) · up) Wdᵀ + down_bias with gate|up = x Wguᵀ + gate_up_bias.
+
+    That is SwiGLU (Shazeer 2020). With a gegelu_limit silu(gate) · up gives way to
+    a · sigmoid(1.702 a) · (b + 1), where a = min(gate, limit) and b = up between -limit and limit;
+    values that are infinite are not limited.
 
     x: A [T, E]; gate_up: from `pack_gate_up`, [2F, E]; down: [E, F]; act: A [T, F], a workspace
-    that holds silu(gate) · up afterwards; h: float32 [T, E], the residual stream.
+    that holds the activation afterwards; h: float32 [T, E], the residual stream; gate_up_bias:
+    A [2F], gate | up; down_bias: A [E]; gegelu_limit: above 0, infinity for none.
     """
-    _core.mlp(x, gate_up.data, down.data, act, h)
+    _core.mlp(
+        x, gate_up.data, down.data, act, h, gate_up_bias, down_bias, gegelu_limit=gegelu_limit
+    )
 
 
 def lm_head(
@@ -292,13 +324,31 @@ def lm_head(
     weight: PackedLinear,
     normed: Tensor,
     logits: Tensor,
+    norm_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
 ) -> None:
-    """logits[i] = rms_norm(h[rows[i]]) Wᵀ, for the rows that need a token only.
+    """logits[i] = scale · norm(h[rows[i]]) Wᵀ + bias, for the rows that need a token only.
 
-    h: float32 [T, E]; rows: int32 [n], each in 0..T-1; norm_weight: A [E]; weight: [V, E]; normed:
-    A [n, E], a workspace; logits: float32 [n, V].
+    The norm is `rms_norm`, or with a norm_bias `layer_norm`. A bias of -inf forbids a token: its
+    logit is -inf.
+
+    h: float32 [T, E]; rows: int32 [n], each in 0..T-1; norm_weight, norm_bias: A [E]; weight:
+    [V, E]; normed: A [n, E], a workspace; logits: float32 [n, V]; bias: A [V]; scale: finite and
+    positive.
     """
-    _core.lm_head(h, rows, norm_weight, weight.data, normed, logits, eps=eps)
+    _core.lm_head(
+        h,
+        rows,
+        norm_weight,
+        weight.data,
+        normed,
+        logits,
+        norm_bias,
+        bias,
+        eps=eps,
+        scale=scale,
+    )
 
 
 def classify_head(
@@ -310,13 +360,15 @@ def classify_head(
     bias: Tensor | None,
     normed: Tensor,
     scores: Tensor,
+    norm_bias: Tensor | None = None,
 ) -> None:
-    """scores[i] = rms_norm(h[rows[i]]) Wᵀ + bias: `score` of Phi3For{Sequence,Token}Classification.
+    """scores[i] = norm(h[rows[i]]) Wᵀ + bias: `score` of Phi3For{Sequence,Token}Classification.
 
-    rows: int32 [n], the last token of each sequence, or every token. weight: [C, E]; bias: A [C];
-    normed: A [n, E], a workspace; scores: float32 [n, C], raw, before any softmax.
+    The norm is as in `lm_head`. rows: int32 [n], the last token of each sequence, or every token;
+    weight: [C, E]; bias: A [C]; normed: A [n, E], a workspace; scores: float32 [n, C], raw, before
+    any softmax.
     """
-    _core.classify_head(h, rows, norm_weight, weight.data, bias, normed, scores, eps=eps)
+    _core.classify_head(h, rows, norm_weight, weight.data, bias, normed, scores, norm_bias, eps=eps)
 
 
 @dataclass(frozen=True)

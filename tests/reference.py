@@ -17,14 +17,20 @@ from torch import Tensor
 PAGE_SIZE = 16
 
 
-def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
+def embedding(token_ids: Tensor, table: Tensor, scale: float = 1.0) -> Tensor:
     """[T], [V, E] → [T, E]"""
-    return table[token_ids.long()]
+    return table[token_ids.long()] * scale
 
 
 def rms_norm(h: Tensor, weight: Tensor, eps: float) -> Tensor:
     """[T, E], [E] → [T, E]"""
     return weight * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def layer_norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """[T, E], [E], [E] → [T, E]"""
+    deviation = h - h.mean(-1, keepdim=True)
+    return weight * (deviation * torch.rsqrt(deviation.pow(2).mean(-1, keepdim=True) + eps)) + bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -33,15 +39,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def swiglu(x: Tensor, gate_up: Tensor) -> Tensor:
-    """[T, E], [2F, E] with rows [gate | up] → [T, F]"""
-    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+def gegelu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
+    """Phi-3-small's activation, of any shape: quick gelu of one half times the other plus 1."""
+    a = torch.where(gate.isinf(), gate, gate.clamp(max=limit))
+    b = torch.where(up.isinf(), up, up.clamp(-limit, limit))
+    return a * torch.sigmoid(1.702 * a) * (b + 1)
+
+
+def activation(
+    x: Tensor, gate_up: Tensor, bias: Tensor | None = None, gegelu_limit: float | None = None
+) -> Tensor:
+    """SwiGLU or gegelu: [T, E], [2F, E] with rows [gate | up], [2F] → [T, F]"""
+    gate, up = linear(x, gate_up, bias).chunk(2, dim=-1)
+    if gegelu_limit is not None:
+        return gegelu(gate, up, gegelu_limit)
     return up * torch.nn.functional.silu(gate)
 
 
-def mlp(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def mlp(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gegelu_limit: float | None = None,
+) -> Tensor:
     """What the MLP adds to the residual stream: [T, E] → [T, E]"""
-    return linear(swiglu(x, gate_up), down)
+    return linear(activation(x, gate_up, gate_up_bias, gegelu_limit), down, down_bias)
 
 
 def head(
@@ -51,9 +75,17 @@ def head(
     eps: float,
     weight: Tensor,
     bias: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """lm_head and classify_head: [T, E] → [n, V]"""
-    return linear(rms_norm(h[rows.long()], norm_weight, eps), weight, bias)
+    h = h[rows.long()]
+    if norm_bias is None:
+        normed = rms_norm(h, norm_weight, eps)
+    else:
+        normed = layer_norm(h, norm_weight, norm_bias, eps)
+    logits = scale * linear(normed, weight)
+    return logits if bias is None else logits + bias
 
 
 def rotate(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -78,10 +110,11 @@ def qkv_rope(
     rope_table: Tensor,
     num_heads: int,
     num_kv_heads: int,
+    bias: Tensor | None = None,
 ) -> QKV:
     """[T, E], [(H + 2K)·D, E], [T], [T], [S, max_pos, R/2, 2] → rotated q and k, and v"""
     head_dim = weight.shape[0] // (num_heads + 2 * num_kv_heads)
-    y = linear(x, weight).unflatten(-1, (-1, head_dim))
+    y = linear(x, weight, bias).unflatten(-1, (-1, head_dim))
     q, k, v = y.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
     cos, sin = rope_table[rope_sets.long(), positions.long()].unbind(-1)
     return QKV(rotate(q, cos, sin), rotate(k, cos, sin), v)

@@ -43,6 +43,7 @@ struct EmbeddingParams {
   const std::int32_t* token_ids;  // [T]
   const void* table;              // A [V, E], or packed
   bool is_packed;
+  float scale;
   float* out;  // [T, E]
   std::int64_t out_stride;
   std::int64_t num_tokens, hidden_size, vocab_size;
@@ -59,12 +60,25 @@ struct RmsNormParams {
   float eps;
 };
 
+struct LayerNormParams {
+  DType dtype;
+  const float* h;  // [T, E]
+  std::int64_t h_stride;
+  const void* weight;  // A [E]
+  const void* bias;    // A [E]
+  void* out;           // A [T, E]
+  std::int64_t out_stride;
+  std::int64_t num_tokens, hidden_size;
+  float eps;
+};
+
 struct LinearParams {
   DType dtype;
   const void* x;  // A [T, k]
   std::int64_t x_stride;
   PackedWeight weight;  // n rows
   const void* bias;     // A [n], may be null
+  float scale;          // of the product, not of the bias
   void* out;            // A or float32 [T, n]
   std::int64_t out_stride;
   bool out_is_f32;
@@ -77,6 +91,7 @@ struct QkvRopeParams {
   const void* x;  // A [T, E]
   std::int64_t x_stride;
   PackedWeight weight;            // (H + 2K) * D rows: q | k | v
+  const void* bias;               // A [(H + 2K) * D], may be null
   const std::int32_t* positions;  // [T]
   const std::int32_t* rope_sets;  // [T]
   const float* rope_table;        // [S, max_pos, R/2, 2]: cos, sin
@@ -113,25 +128,31 @@ struct MlpParams {
   DType dtype;
   const void* x;  // A [T, E]
   std::int64_t x_stride;
-  PackedWeight gate_up;  // alternating gate and up panels, each padded to 16 rows
-  PackedWeight down;     // E rows
-  void* act;             // A [T, F]
-  float* h;              // [T, E], accumulated into
+  PackedWeight gate_up;      // alternating gate and up panels, each padded to 16 rows
+  PackedWeight down;         // E rows
+  const void* gate_up_bias;  // A [2F], gate | up; may be null
+  const void* down_bias;     // A [E], may be null
+  bool is_gegelu;            // else SwiGLU
+  float gegelu_limit;
+  void* act;  // A [T, F]
+  float* h;   // [T, E], accumulated into
   std::int64_t h_stride;
   std::int64_t num_tokens, hidden_size, mlp_width;
 };
 
-// lm_head and classify_head: out = rms_norm(h[rows]) Wᵀ (+ bias).
+// lm_head and classify_head: out = scale · norm(h[rows]) Wᵀ (+ bias).
 struct HeadParams {
   DType dtype;
   const float* h;  // [T, E]
   std::int64_t h_stride;
   const std::int32_t* rows;  // [n]
   const void* norm_weight;   // A [E]
+  const void* norm_bias;     // A [E]; null where the norm is rms_norm, else it is layer_norm
   PackedWeight weight;       // V or C rows
-  const void* bias;          // A [C], may be null
-  void* normed;              // A [n, E] workspace
-  float* out;                // [n, V or C]
+  const void* bias;          // A [V or C], may be null
+  float scale;
+  void* normed;  // A [n, E] workspace
+  float* out;    // [n, V or C]
   std::int64_t num_tokens, num_rows, hidden_size, out_features;
   float eps;
   const char* op;  // name for messages

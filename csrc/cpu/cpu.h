@@ -10,6 +10,7 @@ namespace phi3::cpu {
 void pack(const PackParams& params);
 void embedding(const EmbeddingParams& params);
 void rms_norm(const RmsNormParams& params);
+void layer_norm(const LayerNormParams& params);
 void linear(const LinearParams& params);
 void qkv_rope(const QkvRopeParams& params);
 void attention(const AttentionParams& params);

@@ -12,7 +12,7 @@ void copy_row(const EmbeddingParams& params, std::int64_t id, float* out) {
   const T* table = static_cast<const T*>(params.table);
   if (!params.is_packed) {
     const T* row = table + id * size;
-    for (std::int64_t i = 0; i < size; ++i) out[i] = to_float(row[i]);
+    for (std::int64_t i = 0; i < size; ++i) out[i] = params.scale * to_float(row[i]);
     return;
   }
   constexpr std::int64_t kPair = sizeof(T) == 2 ? 2 : 1;
@@ -20,7 +20,7 @@ void copy_row(const EmbeddingParams& params, std::int64_t id, float* out) {
   const T* panel = table + id / kPanelRows * packed.panel_elements(params.dtype);
   const T* lane = panel + id % kPanelRows * kPair;
   for (std::int64_t i = 0; i < size; ++i) {
-    out[i] = to_float(lane[i / kPair * kPair * kPanelRows + i % kPair]);
+    out[i] = params.scale * to_float(lane[i / kPair * kPair * kPanelRows + i % kPair]);
   }
 }
 

@@ -18,19 +18,24 @@ void head(const HeadParams& params) {
                params.num_tokens - 1);
   }
   const Kernels& isa = kernels();
-  const auto normalize = params.dtype == DType::kBFloat16 ? isa.rms_norm_bf16 : isa.rms_norm_f32;
+  const bool is_bf16 = params.dtype == DType::kBFloat16;
+  const auto rms_norm = is_bf16 ? isa.rms_norm_bf16 : isa.rms_norm_f32;
+  const auto layer_norm = is_bf16 ? isa.layer_norm_bf16 : isa.layer_norm_f32;
   parallel_for(params.num_rows, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t i) {
-    normalize(params.h + params.rows[i] * params.h_stride,
-              params.norm_weight,
-              params.eps,
-              offset(params.normed, params.dtype, i * params.hidden_size),
-              params.hidden_size);
+    const float* h = params.h + params.rows[i] * params.h_stride;
+    void* normed = offset(params.normed, params.dtype, i * params.hidden_size);
+    if (params.norm_bias == nullptr) {
+      rms_norm(h, params.norm_weight, params.eps, normed, params.hidden_size);
+    } else {
+      layer_norm(h, params.norm_weight, params.norm_bias, params.eps, normed, params.hidden_size);
+    }
   });
   linear({.dtype = params.dtype,
           .x = params.normed,
           .x_stride = params.hidden_size,
           .weight = params.weight,
           .bias = params.bias,
+          .scale = params.scale,
           .out = params.out,
           .out_stride = params.out_features,
           .out_is_f32 = true,

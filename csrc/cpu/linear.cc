@@ -8,13 +8,16 @@
 namespace phi3::cpu {
 namespace {
 
-// Adds the bias to a finished row and stores it the way the op asks.
+// Scales a finished row, adds the bias and stores it the way the op asks.
 void store_row(const Kernels& isa,
                const LinearParams& params,
                std::int64_t row,
                std::int64_t column,
                float* values,
                std::int64_t num_columns) {
+  if (params.scale != 1.0F) {
+    isa.scale_to_f32(values, params.scale, values, ceil_div(num_columns, kLanes) * kLanes);
+  }
   if (params.bias != nullptr) {
     const void* bias = offset(params.bias, params.dtype, column);
     (params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32)(values, bias, num_columns);

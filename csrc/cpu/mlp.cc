@@ -8,7 +8,26 @@
 namespace phi3::cpu {
 namespace {
 
-// act = silu(gate) · up. Panels alternate gate and up, so a group of panels holds whole pairs of 16
+// gate = act of `count` columns of a row, from `column` on.
+void activate(const Kernels& isa,
+              const MlpParams& params,
+              std::int64_t column,
+              std::int64_t count,
+              float* gate,
+              float* up) {
+  if (params.gate_up_bias != nullptr) {
+    const auto add = params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32;
+    add(gate, offset(params.gate_up_bias, params.dtype, column), count);
+    add(up, offset(params.gate_up_bias, params.dtype, params.mlp_width + column), count);
+  }
+  if (params.is_gegelu) {
+    isa.gegelu_mul(gate, up, params.gegelu_limit, count);
+  } else {
+    isa.silu_mul(gate, up, count);
+  }
+}
+
+// act of all rows. Panels alternate gate and up, so a group of panels holds whole pairs of 16
 // columns.
 void gate_up(const MlpParams& params) {
   static_assert(kTilePanels % 2 == 0);
@@ -40,7 +59,7 @@ void gate_up(const MlpParams& params) {
         float* gate = values + (row - begin) * kGroupColumns + pair * 2 * kLanes;
         const std::int64_t column = group * kGroupAct + pair * kLanes;
         const std::int64_t count = std::min<std::int64_t>(kLanes, params.mlp_width - column);
-        isa.silu_mul(gate, gate + kLanes, count);
+        activate(isa, params, column, count, gate, gate + kLanes);
         void* act = offset(params.act, params.dtype, row * params.mlp_width + column);
         if (params.dtype == DType::kBFloat16) {
           isa.to_bf16(gate, act, count);
@@ -60,7 +79,8 @@ void mlp(const MlpParams& params) {
           .x = params.act,
           .x_stride = params.mlp_width,
           .weight = params.down,
-          .bias = nullptr,
+          .bias = params.down_bias,
+          .scale = 1.0F,
           .out = params.h,
           .out_stride = params.h_stride,
           .out_is_f32 = true,

@@ -17,6 +17,7 @@ bool is_built() { return false; }
 void pack(const PackParams&) { absent("pack_linear"); }
 void embedding(const EmbeddingParams&) { absent("embedding"); }
 void rms_norm(const RmsNormParams&) { absent("rms_norm"); }
+void layer_norm(const LayerNormParams&) { absent("layer_norm"); }
 void linear(const LinearParams&) { absent("linear"); }
 void qkv_rope(const QkvRopeParams&) { absent("qkv_rope"); }
 void attention(const AttentionParams&) { absent("attention"); }

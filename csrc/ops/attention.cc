@@ -1,10 +1,9 @@
 #include "ops/attention.h"
 
-#include <cmath>
-
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
+#include "ops/scalars.h"
 
 namespace phi3::ops {
 
@@ -34,11 +33,7 @@ void attention(const TensorView& q,
   matcher.match("out", out, dtype, {&tokens, &width});
   matcher.check(
       window >= 0, std::source_location::current(), "window is ", window, ", expected at least 0");
-  matcher.check(std::isfinite(scale) && scale > 0,
-                std::source_location::current(),
-                "scale is ",
-                scale,
-                ", expected a finite positive number");
+  check_scale(matcher, scale);
   run_on(matcher.device(),
          AttentionParams{.dtype = dtype,
                          .q = q.data,

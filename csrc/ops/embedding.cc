@@ -5,13 +5,15 @@
 #include "cuda/cuda.h"
 #include "ops/backend.h"
 #include "ops/packed.h"
+#include "ops/scalars.h"
 
 namespace phi3::ops {
 
 void embedding(const TensorView& token_ids,
                const TensorView& table,
                const TensorView& out,
-               std::int64_t vocab_size) {
+               std::int64_t vocab_size,
+               float scale) {
   Matcher matcher("embedding");
   const DType dtype = matcher.model_dtype("table", table);
   matcher.check(vocab_size > 0,
@@ -19,6 +21,7 @@ void embedding(const TensorView& token_ids,
                 "vocab_size is ",
                 vocab_size,
                 ", expected at least 1");
+  check_scale(matcher, scale);
   Dim tokens("T");
   Dim hidden("E");
   Dim vocab("V", vocab_size);
@@ -35,6 +38,7 @@ void embedding(const TensorView& token_ids,
                          .token_ids = token_ids.as<const std::int32_t>(),
                          .table = table.data,
                          .is_packed = is_packed,
+                         .scale = scale,
                          .out = out.as<float>(),
                          .out_stride = out.stride(0),
                          .num_tokens = tokens.value(),

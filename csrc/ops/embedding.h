@@ -6,15 +6,18 @@
 
 namespace phi3::ops {
 
-// out[t] = table[token_ids[t]], widened to float32.
+// out[t] = scale · table[token_ids[t]], in float32.
 //
 // token_ids: int32 [T], each in 0..V-1
-// table:     A [V, E], or the packed weight of an lm_head that is tied to the embedding (rank 3 or
-// 4) out:       float32 [T, E], rows may be strided Throws Error on a mismatch or an id out of
-// range; then nothing is written.
+// table:     A [V, E], or the packed weight of an lm_head that is tied to the embedding, rank 3
+//            or 4
+// out:       float32 [T, E], rows may be strided
+// scale:     finite and positive
+// Throws Error on a mismatch or an id out of range; then nothing is written.
 void embedding(const TensorView& token_ids,
                const TensorView& table,
                const TensorView& out,
-               std::int64_t vocab_size);
+               std::int64_t vocab_size,
+               float scale = 1.0F);
 
 }  // namespace phi3::ops

@@ -6,7 +6,8 @@
 
 namespace phi3::ops {
 
-// logits = rms_norm(h[rows]) Wᵀ: final norm and vocabulary scores of the rows that need them.
+// logits = scale · norm(h[rows]) Wᵀ (+ bias): final norm and vocabulary scores of the rows that
+// need them. The norm is rms_norm, or with a norm_bias layer_norm.
 //
 // h:           float32 [T, E], rows may be strided
 // rows:        int32 [n], each in 0..T-1
@@ -14,6 +15,9 @@ namespace phi3::ops {
 // weight:      packed A, V rows
 // normed:      A [n, E] workspace; afterwards the normed rows
 // logits:      float32 [n, V]
+// norm_bias:   A [E] or absent
+// bias:        A [V] or absent; -inf forbids a token
+// scale:       finite and positive
 // Throws Error on a mismatch or a row out of range; then nothing is written.
 void lm_head(const TensorView& h,
              const TensorView& rows,
@@ -21,9 +25,12 @@ void lm_head(const TensorView& h,
              const TensorView& weight,
              const TensorView& normed,
              const TensorView& logits,
-             float eps);
+             float eps,
+             const std::optional<TensorView>& norm_bias = std::nullopt,
+             const std::optional<TensorView>& bias = std::nullopt,
+             float scale = 1.0F);
 
-// scores = rms_norm(h[rows]) Wᵀ + bias. As lm_head, with C classes and bias A [C] or absent.
+// scores = norm(h[rows]) Wᵀ (+ bias). As lm_head, with C classes and bias A [C] or absent.
 void classify_head(const TensorView& h,
                    const TensorView& rows,
                    const TensorView& norm_weight,
@@ -31,6 +38,7 @@ void classify_head(const TensorView& h,
                    const std::optional<TensorView>& bias,
                    const TensorView& normed,
                    const TensorView& scores,
-                   float eps);
+                   float eps,
+                   const std::optional<TensorView>& norm_bias = std::nullopt);
 
 }  // namespace phi3::ops

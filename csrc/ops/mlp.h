@@ -1,20 +1,32 @@
 #pragma once
 
+#include <optional>
+
 #include "core/tensor_view.h"
 
 namespace phi3::ops {
 
-// h += (silu(x Gᵀ) · (x Uᵀ)) Dᵀ, with silu(a) = a / (1 + exp(-a)).
+// h += act Dᵀ (+ down_bias) with act = silu(gate) · up, gate = x Gᵀ (+ bias), up = x Uᵀ (+ bias)
+// and silu(a) = a / (1 + exp(-a)).
 //
-// x:       A [T, E], rows may be strided
-// gate_up: packed A, panels of G and U alternating (pack_gate_up)
-// down:    packed A, E rows of F columns (pack_linear)
-// act:     A [T, F] workspace; its content after the call is the rounded activation
-// h:       float32 [T, E], rows may be strided, no overlap with x or act
+// With a gegelu_limit act = a · sigmoid(1.702 a) · (b + 1), where a = min(gate, limit) and
+// b = clamp(up, -limit, limit); only infinities are not limited.
+//
+// x:            A [T, E], rows may be strided
+// gate_up:      packed A, panels of G and U alternating (pack_gate_up)
+// down:         packed A, E rows of F columns (pack_linear)
+// act:          A [T, F] workspace; its content after the call is the rounded activation
+// h:            float32 [T, E], rows may be strided, no overlap with x or act
+// gate_up_bias: A [2F], gate | up, or absent
+// down_bias:    A [E] or absent
+// gegelu_limit: above 0, infinity for none
 void mlp(const TensorView& x,
          const TensorView& gate_up,
          const TensorView& down,
          const TensorView& act,
-         const TensorView& h);
+         const TensorView& h,
+         const std::optional<TensorView>& gate_up_bias = std::nullopt,
+         const std::optional<TensorView>& down_bias = std::nullopt,
+         std::optional<float> gegelu_limit = std::nullopt);
 
 }  // namespace phi3::ops

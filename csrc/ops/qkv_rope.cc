@@ -16,7 +16,8 @@ void qkv_rope(const TensorView& x,
               const TensorView& k_pages,
               const TensorView& v_pages,
               const TensorView& q_out,
-              const std::optional<KvScales>& scales) {
+              const std::optional<KvScales>& scales,
+              const std::optional<TensorView>& bias) {
   Matcher matcher("qkv_rope");
   const DType dtype = matcher.model_dtype("x", x);
   Dim tokens("T");
@@ -41,14 +42,15 @@ void qkv_rope(const TensorView& x,
                 rotary_dim,
                 ", expected at most the head dim, ",
                 dims.head_dim.value());
-  const Dim rows("(H + 2K) D",
-                 (dims.heads.value() + 2 * dims.kv_heads.value()) * dims.head_dim.value());
+  Dim rows("(H + 2K) D", (dims.heads.value() + 2 * dims.kv_heads.value()) * dims.head_dim.value());
   const PackedWeight packed = match_packed(matcher, "weight", weight, dtype, rows, hidden);
+  if (bias) matcher.match("bias", *bias, dtype, {&rows});
   run_on(matcher.device(),
          QkvRopeParams{.dtype = dtype,
                        .x = x.data,
                        .x_stride = x.stride(0),
                        .weight = packed,
+                       .bias = bias ? bias->data : nullptr,
                        .positions = positions.as<const std::int32_t>(),
                        .rope_sets = rope_sets.as<const std::int32_t>(),
                        .rope_table = rope_table.as<const float>(),

@@ -6,7 +6,7 @@
 
 namespace phi3::ops {
 
-// [q|k|v] = x Wᵀ; q and k rotated; q into q_out, k and v into their KV page slots.
+// [q|k|v] = x Wᵀ (+ bias); q and k rotated; q into q_out, k and v into their KV page slots.
 //
 // Rotation of the first R dims of a head, in float32: dims i and i + R/2 become
 //   a·cos - b·sin  and  b·cos + a·sin,  with (cos, sin) =
@@ -26,6 +26,7 @@ namespace phi3::ops {
 //             from float32: scale = max|x| / 127, stored = round(x / scale), ties to even; a head
 //             of zeros has scale 0. A head with a NaN or infinity has scale NaN, so that whoever
 //             reads it gets NaN
+// bias:       A [(H + 2K)·D] or absent, added in float32 before the rotation
 // Throws Error on a mismatch or an index out of range; then nothing is written.
 void qkv_rope(const TensorView& x,
               const TensorView& weight,
@@ -36,6 +37,7 @@ void qkv_rope(const TensorView& x,
               const TensorView& k_pages,
               const TensorView& v_pages,
               const TensorView& q_out,
-              const std::optional<KvScales>& scales = std::nullopt);
+              const std::optional<KvScales>& scales = std::nullopt,
+              const std::optional<TensorView>& bias = std::nullopt);
 
 }  // namespace phi3::ops

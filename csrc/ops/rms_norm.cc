@@ -1,11 +1,10 @@
 #include "ops/rms_norm.h"
 
-#include <cmath>
-
 #include "core/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
+#include "ops/scalars.h"
 
 namespace phi3::ops {
 
@@ -17,11 +16,7 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
   matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
   matcher.match("weight", weight, dtype, {&hidden});
   matcher.match_out_rows("out", out, dtype, {&tokens, &hidden});
-  matcher.check(std::isfinite(eps) && eps >= 0,
-                std::source_location::current(),
-                "eps is ",
-                eps,
-                ", expected a finite number of at least 0");
+  check_eps(matcher, eps);
   run_on(matcher.device(),
          RmsNormParams{.dtype = dtype,
                        .h = h.as<const float>(),

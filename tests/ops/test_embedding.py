@@ -1,4 +1,4 @@
-"""`embedding` copies and widens: every result is exact."""
+"""`embedding` copies, widens and scales: every result is exact, or one float32 product."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def test_embedding_copies_every_row_of_any_width(
     buffer = Guarded(VOCAB_SIZE, width, dtype=torch.float32)
     ops.embedding(token_ids, ops.pack_linear(weight) if packed else weight, buffer.out)
     assert_bitwise_equal(buffer.checked(), weight.float().flip(0))
+
+
+@pytest.mark.parametrize("scale", [10.0, 0.5, 0.3])
+@pytest.mark.parametrize("packed", [False, True])
+def test_embedding_scales_in_float32(scale: float, packed: bool, dtype: torch.dtype) -> None:
+    weight = table(33, dtype)
+    token_ids = torch.arange(VOCAB_SIZE, dtype=torch.int32)
+    buffer = Guarded(VOCAB_SIZE, 33, dtype=torch.float32)
+    ops.embedding(token_ids, ops.pack_linear(weight) if packed else weight, buffer.out, scale)
+    expected = reference.embedding(token_ids, weight.float(), scale)
+    assert_bitwise_equal(buffer.checked(), expected)

@@ -54,6 +54,7 @@ def run(
     rope_sets: Tensor,
     table: Tensor,
     slots: Tensor,
+    bias: Tensor | None = None,
 ) -> Result:
     k_shape, v_shape = ops.kv_cache_shapes(NUM_PAGES, shape.num_kv_heads, shape.head_dim, x.dtype)
     k_pages, v_pages = Guarded(*k_shape, dtype=x.dtype), Guarded(*v_shape, dtype=x.dtype)
@@ -68,6 +69,7 @@ def run(
         k_pages.out,
         v_pages.out,
         q.out,
+        bias=bias,
     )
     return Result(
         q.checked(),
@@ -76,15 +78,22 @@ def run(
     )
 
 
-def check(shape: Shape, num_tokens: int, dtype: torch.dtype, x: Tensor | None = None) -> None:
+def check(
+    shape: Shape,
+    num_tokens: int,
+    dtype: torch.dtype,
+    x: Tensor | None = None,
+    has_bias: bool = False,
+) -> None:
     x = randn(num_tokens, shape.width, dtype=dtype) if x is None else x
     num_rows = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     weight = randn(num_rows, shape.width, dtype=dtype)
+    bias = randn(num_rows, dtype=dtype) if has_bias else None
     positions = torch.randint(MAX_POSITION, (num_tokens,), dtype=torch.int32)
     rope_sets = torch.randint(2, (num_tokens,), dtype=torch.int32)
     table = rope_table(shape.rotary_dim)
     slots = torch.randperm(NUM_PAGES * ops.PAGE_SIZE, dtype=torch.int32)[:num_tokens]
-    result = run(shape, x, weight, positions, rope_sets, table, slots)
+    result = run(shape, x, weight, positions, rope_sets, table, slots, bias)
 
     exact = reference.qkv_rope(
         x.double(),
@@ -94,6 +103,7 @@ def check(shape: Shape, num_tokens: int, dtype: torch.dtype, x: Tensor | None = 
         table.double(),
         shape.num_heads,
         shape.num_kv_heads,
+        None if bias is None else bias.double(),
     )
     # A rotated value is two products of a dot product with a cosine, each rounded.
     worst_dot = dot_bound(x, weight).amax() if num_tokens else 0.0
@@ -114,8 +124,11 @@ def check(shape: Shape, num_tokens: int, dtype: torch.dtype, x: Tensor | None = 
 
 
 @pytest.mark.parametrize("num_tokens", NUM_ROWS)
-def test_qkv_rope_of_any_number_of_rows(num_tokens: int, dtype: torch.dtype) -> None:
-    check(Shape(), num_tokens, dtype)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_qkv_rope_of_any_number_of_rows(
+    num_tokens: int, has_bias: bool, dtype: torch.dtype
+) -> None:
+    check(Shape(), num_tokens, dtype, has_bias=has_bias)
 
 
 @pytest.mark.parametrize("head_dim", [16, 32, 48, 64, 80, 96, 128])
@@ -123,7 +136,9 @@ def test_qkv_rope_of_any_number_of_rows(num_tokens: int, dtype: torch.dtype) -> 
 def test_qkv_rope_of_any_heads(
     head_dim: int, num_heads: int, num_kv_heads: int, dtype: torch.dtype
 ) -> None:
-    check(Shape(num_heads, num_kv_heads, head_dim, head_dim, 24), 5, dtype)
+    shape = Shape(num_heads, num_kv_heads, head_dim, head_dim, 24)
+    check(shape, 5, dtype)
+    check(shape, 5, dtype, has_bias=True)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,16 @@ void scale_to_bf16(const float* o, float factor, void* out, std::int64_t n);
 
 void rms_norm_f32(const float* h, const void* weight, float eps, void* out, std::int64_t n);
 void rms_norm_bf16(const float* h, const void* weight, float eps, void* out, std::int64_t n);
+void layer_norm_f32(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+void layer_norm_bf16(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
 void to_bf16(const float* src, void* dst, std::int64_t n);
 float quantize(const float* x, std::int8_t* out, std::int64_t n);
 void add_f32(float* dst, const void* src, std::int64_t n);
 void add_bf16(float* dst, const void* src, std::int64_t n);
 void silu_mul(float* gate, const float* up, std::int64_t n);
+void gegelu_mul(float* gate, const float* up, float limit, std::int64_t n);
 
 float exp_scalar(float x);
 float max_value(const float* x, std::int64_t n);

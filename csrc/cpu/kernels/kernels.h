@@ -69,6 +69,10 @@ struct Kernels {
 
   void (*rms_norm_f32)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
   void (*rms_norm_bf16)(const float* h, const void* weight, float eps, void* out, std::int64_t n);
+  void (*layer_norm_f32)(
+      const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+  void (*layer_norm_bf16)(
+      const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
   void (*to_bf16)(const float* src, void* dst, std::int64_t n);
   // out[i] = round(x[i] / scale), ties to even, for the scale max|x| / 127 that it returns: 0 for
   // all zeros, NaN (and out all 0) when a value is not finite. n a multiple of 16.
@@ -76,6 +80,9 @@ struct Kernels {
   void (*add_f32)(float* dst, const void* src, std::int64_t n);    // dst += src
   void (*add_bf16)(float* dst, const void* src, std::int64_t n);   // dst += src
   void (*silu_mul)(float* gate, const float* up, std::int64_t n);  // gate = silu(gate) · up
+  // gate = a · sigmoid(1.702 a) · (b + 1) with a = min(gate, limit), b = clamp(up, -limit, limit);
+  // infinities are not limited.
+  void (*gegelu_mul)(float* gate, const float* up, float limit, std::int64_t n);
 
   float (*exp)(float x);
   // Largest value, or NaN when a value is NaN.

@@ -38,6 +38,48 @@ void rms_norm(const float* h, const T* weight, float eps, T* out, std::int64_t n
       });
 }
 
+// As `v` in the first lanes (0 < count < 16), 0 in the rest.
+inline F keep_first(F v, std::int64_t count) {
+  float lane[kLanes] = {};
+  store_first(lane, v, count);
+  return load(lane);
+}
+
+// Both sums as in rms_norm.
+template <typename T>
+void layer_norm(const float* h, const T* weight, const T* bias, float eps, T* out, std::int64_t n) {
+  F sum = zero();
+  for_each_group(
+      n,
+      [&](std::int64_t i) { sum = add(sum, load(h + i)); },
+      [&](std::int64_t i, std::int64_t count) { sum = add(sum, load_first(h + i, count)); });
+  const F mean = set1(sum_lanes(sum) / static_cast<float>(n));
+  F squares = zero();
+  for_each_group(
+      n,
+      [&](std::int64_t i) {
+        const F v = sub(load(h + i), mean);
+        squares = fma(v, v, squares);
+      },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = keep_first(sub(load_first(h + i, count), mean), count);
+        squares = fma(v, v, squares);
+      });
+  const float variance = sum_lanes(squares) / static_cast<float>(n);
+  const F factor = set1(1.0F / __builtin_sqrtf(variance + eps));
+  for_each_group(
+      n,
+      [&](std::int64_t i) {
+        const F v = mul(sub(load(h + i), mean), factor);
+        store(out + i, fma(v, load(weight + i), load(bias + i)));
+      },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = mul(sub(load_first(h + i, count), mean), factor);
+        const F scaled = fma(v, load_first(weight + i, count), load_first(bias + i, count));
+        store_first(out + i, scaled, count);
+      });
+}
+
 template <typename T>
 void add_to(float* dst, const T* src, std::int64_t n) {
   for_each_group(
@@ -50,6 +92,15 @@ void add_to(float* dst, const T* src, std::int64_t n) {
 
 inline F silu(F x) { return div(x, add(set1(1.0F), exp(sub(zero(), x)))); }
 
+// x · sigmoid(1.702 x), which is close to gelu (Hendrycks and Gimpel 2016, §2).
+inline F quick_gelu(F x) { return div(x, add(set1(1.0F), exp(mul(set1(-1.702F), x)))); }
+
+inline F gegelu(F gate, F up, F limit) {
+  const F a = or_infinity(min(limit, gate), gate);
+  const F b = or_infinity(max(sub(zero(), limit), min(limit, up)), up);
+  return mul(quick_gelu(a), add(b, set1(1.0F)));
+}
+
 }  // namespace
 
 void rms_norm_f32(const float* h, const void* weight, float eps, void* out, std::int64_t n) {
@@ -57,6 +108,18 @@ void rms_norm_f32(const float* h, const void* weight, float eps, void* out, std:
 }
 void rms_norm_bf16(const float* h, const void* weight, float eps, void* out, std::int64_t n) {
   rms_norm(h, static_cast<const std::uint16_t*>(weight), eps, static_cast<std::uint16_t*>(out), n);
+}
+
+void layer_norm_f32(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n) {
+  const auto* w = static_cast<const float*>(weight);
+  layer_norm(h, w, static_cast<const float*>(bias), eps, static_cast<float*>(out), n);
+}
+void layer_norm_bf16(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n) {
+  using Bf16 = std::uint16_t;
+  const auto* w = static_cast<const Bf16*>(weight);
+  layer_norm(h, w, static_cast<const Bf16*>(bias), eps, static_cast<Bf16*>(out), n);
 }
 
 void to_bf16(const float* src, void* dst, std::int64_t n) {
@@ -109,6 +172,17 @@ void silu_mul(float* gate, const float* up, std::int64_t n) {
       [&](std::int64_t i) { store(gate + i, mul(silu(load(gate + i)), load(up + i))); },
       [&](std::int64_t i, std::int64_t count) {
         const F v = mul(silu(load_first(gate + i, count)), load_first(up + i, count));
+        store_first(gate + i, v, count);
+      });
+}
+
+void gegelu_mul(float* gate, const float* up, float limit, std::int64_t n) {
+  const F limits = set1(limit);
+  for_each_group(
+      n,
+      [&](std::int64_t i) { store(gate + i, gegelu(load(gate + i), load(up + i), limits)); },
+      [&](std::int64_t i, std::int64_t count) {
+        const F v = gegelu(load_first(gate + i, count), load_first(up + i, count), limits);
         store_first(gate + i, v, count);
       });
 }

@@ -43,6 +43,14 @@ inline F zero_below(F y, F x, F limit) {
           _mm256_andnot_ps(_mm256_cmp_ps(x.hi, limit.hi, _CMP_LT_OQ), y.hi)};
 }
 
+// x where it is an infinity, else y.
+inline __m256 or_infinity8(__m256 y, __m256 x) {
+  const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x);
+  const __m256 infinity = _mm256_set1_ps(__builtin_inff());
+  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(magnitude, infinity, _CMP_EQ_OQ));
+}
+inline F or_infinity(F y, F x) { return {or_infinity8(y.lo, x.lo), or_infinity8(y.hi, x.hi)}; }
+
 // 2^n from t = 1.5 · 2^23 + n.
 inline __m256 exp2_of_shifted8(__m256 t) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(t), 23),

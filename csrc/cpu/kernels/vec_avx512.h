@@ -33,6 +33,13 @@ inline F zero_below(F y, F x, F limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
 }
 
+// x where it is an infinity, else y.
+inline F or_infinity(F y, F x) {
+  const __mmask16 is_infinite =
+      _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(__builtin_inff()), _CMP_EQ_OQ);
+  return _mm512_mask_mov_ps(y, is_infinite, x);
+}
+
 // 2^n from t = 1.5 · 2^23 + n.
 inline F exp2_of_shifted(F t) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(t), 23),

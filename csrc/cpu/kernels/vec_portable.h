@@ -54,6 +54,18 @@ inline F zero_below(F y, F x, F limit) {
           zero_below4(y.q3, x.q3, limit.q3)};
 }
 
+// x where it is an infinity, else y.
+inline Quad or_infinity4(Quad y, Quad x) {
+  const Quad infinity = quad(__builtin_inff());
+  return (x == infinity) | (x == -infinity) ? x : y;
+}
+inline F or_infinity(F y, F x) {
+  return {or_infinity4(y.q0, x.q0),
+          or_infinity4(y.q1, x.q1),
+          or_infinity4(y.q2, x.q2),
+          or_infinity4(y.q3, x.q3)};
+}
+
 // 2^n from t = 1.5 · 2^23 + n.
 inline Quad exp2_4(Quad t) { return (Quad)(((QuadBits)t << 23) + 0x3f800000U); }
 inline F exp2_of_shifted(F t) { return {exp2_4(t.q0), exp2_4(t.q1), exp2_4(t.q2), exp2_4(t.q3)}; }
