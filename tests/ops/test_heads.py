@@ -42,12 +42,6 @@ def check(
     bound = dot_bound(normed.out, weight) + 2.0**-23 * exact.abs()
     assert_close(out.checked(), exact, bound)
 
-    if dtype == torch.bfloat16 and len(rows):
-        args = (norm_weight, EPS, weight, bias, norm_bias)
-        wide = (t.double() if isinstance(t, Tensor) else t for t in args)
-        whole = reference.head(h.double(), rows, *wide)
-        assert_accurate(out.out, whole, reference.head(h.to(dtype), rows, *args))
-
 
 def norm_of(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the op of the norm says, which has tests of its own."""
@@ -83,6 +77,26 @@ def test_classify_head_adds_its_bias(
     weight, bias = randn(num_labels, 48, dtype=dtype), randn(num_labels, dtype=dtype)
     norm_bias = randn(48, dtype=dtype) if has_norm_bias else None
     check(h, rows, randn(48, dtype=dtype), weight, bias, norm_bias)
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_a_head_is_no_less_accurate_than_plain_bfloat16(has_biases: bool) -> None:
+    dtype = torch.bfloat16
+    h, rows = randn(9, 48), i32(8, 0, 3)
+    norm_weight, weight = randn(48, dtype=dtype), randn(100, 48, dtype=dtype)
+    bias = randn(100, dtype=dtype) if has_biases else None
+    norm_bias = randn(48, dtype=dtype) if has_biases else None
+    normed, logits = torch.empty(3, 48, dtype=dtype), torch.empty(3, 100)
+    packed = ops.pack_linear(weight)
+    ops.lm_head(h, rows, norm_weight, EPS, packed, normed, logits, norm_bias, bias, 0.125)
+
+    tensors = (norm_weight, weight, bias, norm_bias)
+    wide = [None if t is None else t.double() for t in tensors]
+    exact, naive = (
+        reference.head(of, rows, norm, EPS, w, b, norm_b, 0.125)
+        for of, (norm, w, b, norm_b) in ((h.double(), wide), (h.to(dtype), tensors))
+    )
+    assert_accurate(logits, exact, naive)
 
 
 def logits_of(weight: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
