@@ -17,7 +17,7 @@ from phi3svc.api.generation_config import GenerationConfig
 _NEVER = -1e9
 """Score of a beam that is not there: below all others, but finite, as in transformers."""
 
-ShouldStop = Callable[[list[list[int]]], Sequence[bool]]
+StopsAnswers = Callable[[list[list[int]]], Sequence[bool]]
 """Of some answers, each with its newest token: which of them end there."""
 
 
@@ -63,6 +63,11 @@ class BeamHypotheses:
         self._best_scores = torch.full((num_beams,), _NEVER)
         self.is_done = False
 
+    @property
+    def num_beams(self) -> int:
+        """W."""
+        return self._settings.num_beams
+
     def best(self, num: int) -> list[tuple[Hypothesis, float]]:
         """The best `num` finished answers and their scores, best first.
 
@@ -70,12 +75,12 @@ class BeamHypotheses:
         """
         return list(zip(self._best[:num], self._best_scores.tolist(), strict=False))
 
-    def advance(self, token_scores: Tensor, should_stop: ShouldStop | None = None) -> list[int]:
+    def advance(self, token_scores: Tensor, should_stop: StopsAnswers | None = None) -> list[int]:
         """Go on by one token; the beams that the new beams come from.
 
         token_scores: of the tokens after each running beam, float32 [W, V] (or [1, V] at first).
         """
-        num_beams = len(self.scores)
+        num_beams = self.num_beams
         scores, beams, token_ids = self._continuations(token_scores)
         candidates = [
             Hypothesis(
@@ -96,7 +101,7 @@ class BeamHypotheses:
         """Scores [C], beams and tokens of the continuations to look at."""
         vocab_size = token_scores.shape[1]
         if len(self.running) == 1:
-            self.running = self.running * len(self.scores)
+            self.running = self.running * self.num_beams
         totals = (token_scores + self.scores[:, None]).flatten()
         if self._settings.do_sample:
             chosen = totals.softmax(-1).multinomial(self._num_candidates, generator=self._generator)
@@ -105,7 +110,7 @@ class BeamHypotheses:
         beams = (chosen // vocab_size).tolist()
         return totals[chosen], beams, (chosen % vocab_size).tolist()
 
-    def _ends(self, candidates: list[Hypothesis], should_stop: ShouldStop | None) -> Tensor:
+    def _ends(self, candidates: list[Hypothesis], should_stop: StopsAnswers | None) -> Tensor:
         """Which candidates do not go on: bool [C]."""
         answers = [candidate.answer_ids for candidate in candidates]
         is_last = len(answers[0]) >= self._max_new_tokens
@@ -116,7 +121,7 @@ class BeamHypotheses:
 
     def _finish(self, candidates: list[Hypothesis], scores: Tensor, ends: Tensor) -> None:
         """Put what ends among the best."""
-        num_beams = len(self.scores)
+        num_beams = self.num_beams
         is_finished = ends.clone()
         is_finished[num_beams:] = False
         own_scores = scores / self._length_weight(len(candidates[0].answer_ids))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from phi3svc.api.beam_cache import BeamCache, max_pages
 from phi3svc.api.beam_checks import check_beam_arguments, check_beam_memory
 from phi3svc.api.beam_decoder import BeamDecoder, Beams
-from phi3svc.api.beam_hypotheses import BeamHypotheses
+from phi3svc.api.beam_hypotheses import BeamHypotheses, StopsAnswers
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.logits_processors import History, LogitsProcessor, process, processors_for
 from phi3svc.errors import EngineFailed
@@ -25,23 +25,22 @@ ShouldStop = Callable[[int, list[list[int]]], Sequence[bool]]
 them end there. Asked once a step for every prompt, of all continuations that are looked at."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class BeamResult:
     """What a prompt's beams came to; R = num_return_sequences, W = num_beams.
 
     sequences: R answers, best first, without the prompt and with the stop token. scores: of each,
     the sum of its tokens' scores over length ** length_penalty. beam_indices: for each token of
     each answer, the beam (0 .. W - 1) that it was appended to. step_scores, step_logits: per step,
-    where asked for, float32 [W, V] of the beams' next tokens: log softmax after the processors, and
-    raw. A prompt has as many steps as it takes alone; where none of W finished answers was to be
-    had, the last of `sequences` are empty, with a score of -1e9.
+    float32 [W, V] of the beams' next tokens, log softmax after the processors, and raw; empty where
+    not asked for. A prompt has as many steps as it takes alone.
     """
 
-    sequences: list[list[int]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    beam_indices: list[list[int]] = field(default_factory=list)
-    step_scores: list[Tensor] = field(default_factory=list)
-    step_logits: list[Tensor] = field(default_factory=list)
+    sequences: list[list[int]]
+    scores: list[float]
+    beam_indices: list[list[int]]
+    step_scores: list[Tensor]
+    step_logits: list[Tensor]
 
 
 @torch.no_grad()
@@ -88,67 +87,91 @@ def beam_search(
     decoder = BeamDecoder(network, cache)
     processors = processors_for(settings, eos_token_ids)
     generators = _generators(settings, len(prompts), seeds)
-    rows = [
-        _Row(
-            index,
+    searches = [
+        _Search(
             decoder.begin(prompt),
             BeamHypotheses(settings, eos_token_ids, limit, generator),
-            BeamResult(),
+            processors,
+            None if should_stop is None else _should_stop(should_stop, index, prompt),
+            want_scores,
+            want_logits,
         )
         for index, (prompt, limit, generator) in enumerate(
             zip(prompts, limits, generators, strict=True)
         )
     ]
-    running = rows
+    running = searches
     while running:
-        all_logits = decoder.logits([row.beams for row in running])
-        for row, logits in zip(running, all_logits, strict=True):
-            if want_logits:
-                row.result.step_logits.append(logits.expand(settings.num_beams, -1).clone())
-            scores = _token_scores(row.beams, logits, processors)
-            if want_scores:
-                row.result.step_scores.append(scores.expand(settings.num_beams, -1).clone())
-            parents = row.hypotheses.advance(scores, row.stopper(should_stop))
-            answers = [hypothesis.answer_ids for hypothesis in row.hypotheses.running]
-            decoder.go_on(row.beams, parents, answers)
-            if row.hypotheses.is_done:
-                decoder.free(row.beams)
-        running = [row for row in running if not row.hypotheses.is_done]
-    for row in rows:
-        for hypothesis, score in row.hypotheses.best(settings.num_return_sequences):
-            row.result.sequences.append(hypothesis.answer_ids)
-            row.result.scores.append(score)
-            row.result.beam_indices.append(hypothesis.parents)
-    return [row.result for row in rows]
+        all_logits = decoder.logits([search.beams for search in running])
+        for search, logits in zip(running, all_logits, strict=True):
+            parents = search.advance(logits)
+            decoder.go_on(search.beams, parents, search.answers)
+            if search.is_done:
+                decoder.free(search.beams)
+        running = [search for search in running if not search.is_done]
+    return [search.result(settings.num_return_sequences) for search in searches]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One prompt's search."""
+class _Search:
+    """One prompt's search: its beams' tokens, beside what the decoder has computed of them."""
 
-    index: int
-    beams: Beams
-    hypotheses: BeamHypotheses
-    result: BeamResult
+    def __init__(
+        self,
+        beams: Beams,
+        hypotheses: BeamHypotheses,
+        processors: Sequence[LogitsProcessor],
+        should_stop: StopsAnswers | None,
+        want_scores: bool,
+        want_logits: bool,
+    ) -> None:
+        self.beams = beams
+        self._hypotheses = hypotheses
+        self._processors = processors
+        self._should_stop = should_stop
+        self._want_scores = want_scores
+        self._want_logits = want_logits
+        self._step_scores: list[Tensor] = []
+        self._step_logits: list[Tensor] = []
 
-    def stopper(
-        self, should_stop: ShouldStop | None
-    ) -> Callable[[list[list[int]]], Sequence[bool]] | None:
-        """`should_stop` for this prompt's answers."""
-        if should_stop is None:
-            return None
-        prompt_ids = self.beams.prompt_ids
-        return lambda answers: should_stop(
-            self.index, [[*prompt_ids, *answer] for answer in answers]
+    @property
+    def is_done(self) -> bool:
+        return self._hypotheses.is_done
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """Those of the beams that go on."""
+        return [hypothesis.answer_ids for hypothesis in self._hypotheses.running]
+
+    def advance(self, logits: Tensor) -> list[int]:
+        """Go on by a token, given the beams' logits; which beam each new beam comes from."""
+        if bool(logits.isnan().any()):
+            raise EngineFailed("the model computed NaN")
+        histories = [History(self.beams.prompt_ids, answer) for answer in self.beams.answers]
+        # In beam search the log softmax comes first: processors act on log probabilities.
+        scores = process(self._processors, histories, logits.log_softmax(-1))
+        if self._want_logits:
+            self._step_logits.append(self._of_all(logits))
+        if self._want_scores:
+            self._step_scores.append(self._of_all(scores))
+        return self._hypotheses.advance(scores, self._should_stop)
+
+    def result(self, num_sequences: int) -> BeamResult:
+        best = self._hypotheses.best(num_sequences)
+        return BeamResult(
+            sequences=[hypothesis.answer_ids for hypothesis, _ in best],
+            scores=[score for _, score in best],
+            beam_indices=[hypothesis.parents for hypothesis, _ in best],
+            step_scores=self._step_scores,
+            step_logits=self._step_logits,
         )
 
+    def _of_all(self, values: Tensor) -> Tensor:
+        """[W, V] of what is [1, V] at first, where one beam stands for all; a new tensor."""
+        return values.expand(self._hypotheses.num_beams, -1).clone()
 
-def _token_scores(beams: Beams, logits: Tensor, processors: Sequence[LogitsProcessor]) -> Tensor:
-    """Processed log probabilities, float32 like logits. In beam search these come first."""
-    if bool(logits.isnan().any()):
-        raise EngineFailed("the model computed NaN")
-    histories = [History(beams.prompt_ids, answer) for answer in beams.answers]
-    return process(processors, histories, logits.log_softmax(-1))
+
+def _should_stop(should_stop: ShouldStop, index: int, prompt_ids: Sequence[int]) -> StopsAnswers:
+    return lambda answers: should_stop(index, [[*prompt_ids, *answer] for answer in answers])
 
 
 def _generators(
