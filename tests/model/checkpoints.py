@@ -155,8 +155,11 @@ def rescale(path: Path, rope: dict[str, Any]) -> Path:
     return path
 
 
-def to_old_dialect(path: Path) -> Path:
-    """Rewrite config.json as transformers 4 did: rope_scaling, rope_theta, torch_dtype."""
+def to_old_dialect(path: Path, name: str = "longrope") -> Path:
+    """Rewrite config.json as transformers 4 did: rope_scaling, rope_theta, torch_dtype.
+
+    name: what LongRoPE is called, "su" for instance.
+    """
     config = json.loads((path / "config.json").read_text())
     rope = config.pop("rope_parameters")
     config["torch_dtype"] = config.pop("dtype")
@@ -165,7 +168,7 @@ def to_old_dialect(path: Path) -> Path:
     config["rope_scaling"] = None
     if rope["rope_type"] == "longrope":
         factors = {name: rope[name] for name in ("short_factor", "long_factor")}
-        config["rope_scaling"] = {"type": "longrope"} | factors
+        config["rope_scaling"] = {"type": name} | factors
     (path / "config.json").write_text(json.dumps(config, indent=2))
     return path
 
