@@ -147,9 +147,12 @@ def make_tiny_token(path: Path, **overrides: Any) -> Path:
     )
 
 
-def rescale(path: Path, rope: dict[str, Any]) -> Path:
-    """Write `rope` over rope_parameters, of types too that transformers' Phi3Config refuses."""
-    config = json.loads((path / "config.json").read_text())
+def rescale(path: Path, rope: dict[str, Any], **fields: Any) -> Path:
+    """Write `rope` over rope_parameters, of types too that transformers' Phi3Config refuses.
+
+    fields: other fields of config.json to replace.
+    """
+    config = json.loads((path / "config.json").read_text()) | fields
     config["rope_parameters"] |= rope
     (path / "config.json").write_text(json.dumps(config, indent=2))
     return path
