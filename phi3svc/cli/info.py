@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
+from rich.console import Console
+from rich.table import Table
+
+from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints
 from phi3svc.config.checkpoint import fingerprint, resolve_source
-from phi3svc.config.model import BYTES_PER_ELEMENT, DType, KVDType, Phi3Config
+from phi3svc.config.model import BYTES_PER_ELEMENT, KVDType, Phi3Config, Phi3SmallSettings
+from phi3svc.config.tensors import TensorInfo, list_tensors
+from phi3svc.engine.memory import available_bytes
 
-DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8")
 
 
@@ -18,51 +25,125 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    checkpoint = resolve_source(args.source)
-    facts = describe(Phi3Config.from_dir(checkpoint.path))
-    facts |= {"folder": str(checkpoint.path), "fingerprint": fingerprint(checkpoint.path)}
+    path = resolve_source(args.source).path
+    config = Phi3Config.from_dir(path)
+    tensors = list_tensors(path)
+    num_params = count_params(tensors)
+    free_bytes = available_bytes()
+    ways = list(footprints(config, num_params, free_bytes))
+    facts = describe(config, num_params)
+    facts |= {
+        "stored_bytes": sum(tensor.num_bytes for tensor in tensors.values()),
+        "files": len({tensor.file for tensor in tensors.values()}),
+        "folder": str(path),
+        "fingerprint": fingerprint(path),
+        "free_memory_bytes": free_bytes,
+    }
     if args.json:
-        print(json.dumps(facts))
+        print(json.dumps(facts | {"longest_context": [_record(way) for way in ways]}))
         return 0
-    width = max(map(len, facts)) + 2
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' '):{width}}{_readable(name, value)}")
+    _show(facts, ways)
     return 0
 
 
-def describe(config: Phi3Config) -> dict[str, object]:
+def count_params(tensors: Mapping[str, TensorInfo]) -> int:
+    """Elements of all weights in the files; tied ones, which are stored once, count once.
+
+    Early checkpoints store the inverse frequencies of RoPE, which are no weights.
+    """
+    return sum(
+        math.prod(tensor.shape)
+        for name, tensor in tensors.items()
+        if not name.endswith("rotary_emb.inv_freq")
+    )
+
+
+def describe(config: Phi3Config, num_params: int) -> dict[str, object]:
     """The facts by name; sizes in bytes."""
     facts: dict[str, object] = {
         "architecture": config.architecture,
         "task": config.task,
-        "parameters": config.num_params,
+        "parameters": num_params,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "heads": f"{config.num_attention_heads} query, {config.num_key_value_heads} key/value, "
         f"head dim {config.head_dim}",
         "mlp_width": config.intermediate_size,
         "vocabulary": config.vocab_size,
-        "context_tokens": config.max_position_embeddings,
+        "context_tokens": config.context_len,
         "rope": _rope(config),
         "sliding_window": config.sliding_window,
         "tied_embeddings": config.tie_word_embeddings,
         "stored_dtype": config.dtype,
         "stop_token_ids": list(config.eos_token_ids),
     }
+    if config.small is not None:
+        facts["block_sparse"] = _block_sparse(config.small)
     if config.id2label:
         facts["labels"] = list(config.id2label)
     for dtype in DTYPES:
-        facts[f"weights_in_{dtype}"] = config.num_params * BYTES_PER_ELEMENT[dtype]
+        facts[f"weights_in_{dtype}"] = num_params * BYTES_PER_ELEMENT[dtype]
     for kv_dtype in KV_DTYPES:
         facts[f"kv_bytes_per_token_in_{kv_dtype}"] = config.kv_bytes_per_token(kv_dtype)
     return facts
 
 
 def _rope(config: Phi3Config) -> str:
-    text = f"{config.rope.rope_type}, {config.rope.rotary_dim} of {config.head_dim} dims"
-    if config.is_longrope:
-        text += f", long factors beyond {config.original_max_position_embeddings} tokens"
+    rope = config.rope
+    text = f"{rope.rope_type}, {rope.rotary_dim} of {config.head_dim} dims, theta {rope.theta:g}"
+    if rope.rope_type == "longrope":
+        text += f", long factors beyond {rope.original_max_position_embeddings} tokens"
+    elif rope.stretched_len:
+        text += f", {rope.original_max_position_embeddings} tokens stretched by {rope.factor:g}"
     return text
+
+
+def _block_sparse(small: Phi3SmallSettings) -> str:
+    text = (
+        f"blocks of {small.block_size} tokens, the last {small.num_local_blocks} and one of "
+        f"{small.vertical_stride} before them"
+    )
+    return text + (f", one layer of {small.dense_every} dense" if small.dense_every else "")
+
+
+def _record(way: Footprint) -> dict[str, object]:
+    return {
+        "dtype": way.dtype,
+        "kv_dtype": way.kv_dtype,
+        "context_tokens": way.context_tokens,
+        "limited_by": way.limited_by,
+        "kv_memory_bytes": way.kv_memory_bytes,
+    }
+
+
+def _show(facts: Mapping[str, object], ways: Sequence[Footprint]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        label = name.replace("_", " ").removesuffix(" bytes")
+        console.print(f"{label:{width}}{_readable(name, value)}", markup=False)
+    console.print()
+    console.print(_table(ways), soft_wrap=False)
+    console.print(
+        f"In the memory that is free now, {_size(PROCESS_BYTES)} of it left for the rest. serve "
+        "takes half for keys and values, unless told by --kv-memory."
+    )
+
+
+def _table(ways: Iterable[Footprint]) -> Table:
+    table = Table(title="longest context", title_justify="left", title_style="bold", box=None)
+    for name in ("--dtype", "weights", "--kv-dtype", "tokens", "limited by", "--kv-memory"):
+        table.add_column(name, justify="right" if name in ("weights", "tokens") else "left")
+    for way in ways:
+        table.add_row(
+            way.dtype,
+            _size(way.weights_bytes),
+            "int8" if way.kv_dtype == "int8" else "auto",
+            f"{way.context_tokens:,}" if way.context_tokens else "does not fit",
+            way.limited_by,
+            str(-(-way.kv_memory_bytes >> 20)) if way.context_tokens else "",
+        )
+    return table
 
 
 def _readable(name: str, value: object) -> str:
@@ -70,6 +151,12 @@ def _readable(name: str, value: object) -> str:
         return ", ".join(map(str, value)) or "none"
     if value is None or isinstance(value, bool):
         return "yes" if value else "none" if value is None else "no"
-    if isinstance(value, int) and name.startswith("weights"):
-        return f"{value / (1 << 20):,.1f} MiB"
+    if isinstance(value, int) and (name.startswith("weights") or name.endswith("_bytes")):
+        return _size(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < 1 << 30:
+        return f"{num_bytes / (1 << 20):,.1f} MiB"
+    return f"{num_bytes / (1 << 30):,.2f} GiB"

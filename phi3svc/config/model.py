@@ -93,6 +93,8 @@ class Phi3Config:
     id2label: tuple[str, ...] = ()
     problem_type: str | None = None
     token_classification_bias: bool = True
+    use_cache: bool = True
+    initializer_range: float = 0.02
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     small: Phi3SmallSettings | None = None
 
@@ -165,6 +167,8 @@ class Phi3Config:
             head = 0 if self.tie_word_embeddings else embeddings
         elif self.task != "hidden-states":
             head = len(self.id2label) * hidden
+            if self.task == "token-classification" and self.token_classification_bias:
+                head += len(self.id2label)
         return self.num_hidden_layers * layer + embeddings + final_norm + head
 
     def kv_bytes_per_token(self, dtype: KVDType) -> int:

@@ -1,0 +1,196 @@
+"""`phi3svc info`: what it counts is what the files hold, and what it says fits does fit."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from phi3svc.cli import info
+from phi3svc.cli.footprint import PROCESS_BYTES, footprints
+from phi3svc.cli.main import main
+from phi3svc.config.engine import EngineConfig
+from phi3svc.config.model import Phi3Config
+from phi3svc.engine.host import split_kv_memory
+from phi3svc.model.loader import load_network
+from tests.model.checkpoints import make_checkpoint, rescale
+from tests.model.family import FAMILY
+
+GIB = 1 << 30
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "untied": ("Phi3ForCausalLM", {}),
+    "tied": ("Phi3ForCausalLM", {"tie_word_embeddings": True}),
+    "sharded": ("Phi3ForCausalLM", {"max_shard_size": "100KB", "dtype": "bfloat16"}),
+    "no head": ("Phi3Model", {}),
+    "sequence classifier": ("Phi3ForSequenceClassification", {"labels": ("a", "b", "c")}),
+    "token classifier": ("Phi3ForTokenClassification", {"labels": ("a", "b", "c")}),
+}
+
+
+def facts_of(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["info", str(path), "--json"]) == 0
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return facts
+
+
+def stored_params(path: Path) -> int:
+    """By the safetensors library."""
+    total = 0
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
+    return total
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_parameters_are_those_in_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    architecture, overrides = CHECKPOINTS[name]
+    path = make_checkpoint(tmp_path, architecture, **overrides)
+    facts = facts_of(path, capsys)
+    assert facts["parameters"] == stored_params(path) == Phi3Config.from_dir(path).num_params
+    assert facts["architecture"] == architecture
+    size = {"float32": 4, "bfloat16": 2}[facts["stored_dtype"]]
+    assert facts["stored_bytes"] == size * facts["parameters"]
+    assert facts["files"] == len(list(path.glob("*.safetensors")))
+    assert (facts["files"] > 1) == (name == "sharded")
+    for dtype, size in {"float32": 4, "bfloat16": 2}.items():
+        assert facts[f"weights_in_{dtype}"] == size * facts["parameters"]
+        # 2 layers, keys and values of 2 heads of 16
+        assert facts[f"kv_bytes_per_token_in_{dtype}"] == 2 * 2 * 2 * 16 * size
+    assert facts["kv_bytes_per_token_in_int8"] == 2 * 2 * 2 * (16 + 4)
+
+
+def test_inverse_frequencies_are_no_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_checkpoint(tmp_path)
+    expected = stored_params(path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    assert stored_params(path) == expected + 8
+    assert facts_of(path, capsys)["parameters"] == expected
+
+
+MINI = Phi3Config.from_dict(next(m for m in FAMILY if m.name == "Phi-3-mini-128k").config())
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "expected"),
+    [
+        (
+            # Beside 14.235 GiB of weights and 0.586 GiB for the process: 9.179 GiB; beside 7.117,
+            # 16.297 GiB. 16 tokens take 12 MiB in float32, 6 in bfloat16, 3.125 in int8.
+            24 * GIB,
+            [
+                ("float32", "float32", 783 * 16, "memory"),
+                ("float32", "int8", 3007 * 16, "memory"),
+                ("bfloat16", "bfloat16", 2781 * 16, "memory"),
+                ("bfloat16", "int8", 5340 * 16, "memory"),
+            ],
+        ),
+        (
+            12 * GIB,
+            [
+                ("float32", "float32", 0, "memory"),
+                ("float32", "int8", 0, "memory"),
+                ("bfloat16", "bfloat16", 733 * 16, "memory"),
+                ("bfloat16", "int8", 1407 * 16, "memory"),
+            ],
+        ),
+        (
+            100 * GIB,
+            [
+                ("float32", "float32", 7268 * 16, "memory"),
+                ("float32", "int8", 131072, "model"),
+                ("bfloat16", "bfloat16", 131072, "model"),
+                ("bfloat16", "int8", 131072, "model"),
+            ],
+        ),
+    ],
+    ids=["24 GiB", "12 GiB", "100 GiB"],
+)
+def test_longest_context_of_phi3_mini(
+    free_bytes: int, expected: list[tuple[str, str, int, str]]
+) -> None:
+    ways = list(footprints(MINI, MINI.num_params, free_bytes))
+    found = [(way.dtype, way.kv_dtype, way.context_tokens, way.limited_by) for way in ways]
+    assert found == expected
+    for way in ways:
+        if way.context_tokens:
+            assert way.weights_bytes + way.kv_memory_bytes + PROCESS_BYTES <= free_bytes
+
+
+@pytest.mark.parametrize("room", [0, 100_000, 2_000_000, 1 << 30])
+def test_what_is_said_to_fit_is_what_the_engine_gets(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    """room: bytes beside the weights in float32."""
+    path = make_checkpoint(tmp_path, max_position_embeddings=4000)
+    weights_bytes = 4 * Phi3Config.from_dir(path).num_params
+    monkeypatch.setattr(info, "available_bytes", lambda: weights_bytes + PROCESS_BYTES + room)
+    facts = facts_of(path, capsys)
+    assert facts["free_memory_bytes"] == weights_bytes + PROCESS_BYTES + room
+    for way in facts["longest_context"]:
+        assert way["context_tokens"] <= 4000
+        assert (way["limited_by"] == "model") == (way["context_tokens"] == 4000)
+        if way["context_tokens"] == 0:
+            continue
+        network = load_network(path, way["dtype"])
+        config = EngineConfig(
+            kv_memory_bytes=way["kv_memory_bytes"],
+            kv_dtype="int8" if way["kv_dtype"] == "int8" else "auto",
+        )
+        num_tokens = 16 * split_kv_memory({"tiny": network}, config)["tiny"]
+        assert num_tokens - 16 < way["context_tokens"] <= num_tokens
+    float32 = facts["longest_context"][0]["context_tokens"]
+    assert float32 == min(4000, room // (16 * 512) * 16)
+
+
+def test_table_is_readable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_checkpoint(tmp_path, original=32, sliding_window=40)
+    weights_bytes = 4 * Phi3Config.from_dir(path).num_params
+    monkeypatch.setattr(info, "available_bytes", lambda: weights_bytes + PROCESS_BYTES + 81920)
+    assert main(["info", str(path)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        f"parameters {stored_params(path):,}",
+        "context tokens 512",
+        "rope longrope, 16 of 16 dims, theta 10000, long factors beyond 32 tokens",
+        "sliding window 40",
+        "tied embeddings no",
+        "--dtype weights --kv-dtype tokens limited by --kv-memory",
+        "float32 0.4 MiB auto 160 memory 1",
+        "bfloat16 0.2 MiB int8 512 model 1",
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("linear", "linear, 16 of 16 dims, theta 10000, 512 tokens stretched by 4"),
+        ("dynamic", "dynamic, 16 of 16 dims, theta 10000, 512 tokens stretched by 4"),
+    ],
+)
+def test_stretched_length_is_the_models_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    path = rescale(make_checkpoint(tmp_path), {"rope_type": name, "factor": 4.0})
+    facts = facts_of(path, capsys)
+    assert facts["rope"] == said
+    assert facts["context_tokens"] == 2048
+    assert {way["context_tokens"] for way in facts["longest_context"]} == {2048}
