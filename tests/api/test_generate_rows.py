@@ -1,0 +1,186 @@
+"""A row is, to the bit, what it is alone and what the engine serves for the same request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from phi3svc.api.generation_config import GenerationConfig
+from phi3svc.engine.request import GenerateRequest, SamplingParams
+from phi3svc.errors import InvalidRequest
+from tests.api.generating import ORIGINAL, Generator, left_padded, oracle_model, prompt
+from tests.engine.core_runs import make_core, run
+from tests.model.conftest import MakeCheckpoint
+
+PADDING = 5000  # no token of the model
+SAMPLED: dict[str, Any] = {
+    "do_sample": True,
+    "temperature": 1.3,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.001,
+    "typical_p": 0.99,
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.1,
+    "logit_bias": {7: 2.0, 9: -3.0},
+    "min_new_tokens": 4,
+    "eos_token_id": list(range(0, 256, 5)),
+    "pad_token_id": PADDING,
+}
+ENGINE_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
+)
+# Answers that stay below, cross, and begin beyond LongRoPE's original length.
+ROWS = [prompt(n) for n in (1, 5, ORIGINAL - 6, ORIGINAL - 1, ORIGINAL, ORIGINAL + 9)]
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: MakeCheckpoint) -> Path:
+    return checkpoint(original=ORIGINAL)
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Generator:
+    return Generator(path)
+
+
+def answers(sequences: Tensor, width: int) -> list[list[int]]:
+    """What stands behind the prompts' columns, without padding."""
+    rows = sequences[:, width:].tolist()
+    return [[token_id for token_id in row if token_id != PADDING] for row in rows]
+
+
+@pytest.mark.parametrize("settings", [{}, SAMPLED | {"seed": 5}], ids=["greedy", "sampled"])
+def test_a_batch_is_its_rows(model: Generator, path: Path, settings: dict[str, Any]) -> None:
+    settings = {"max_new_tokens": 14, "pad_token_id": PADDING} | settings
+    batch = left_padded(ROWS)
+    together = answers(model.generate(**batch, **settings), batch["input_ids"].shape[1])
+    for row, answer in zip(ROWS, together, strict=True):
+        alone = Generator(path).generate(torch.tensor([row]), **settings)
+        assert answers(alone, len(row)) == [answer]
+
+
+def test_left_padding_across_the_original_length(model: Generator, path: Path) -> None:
+    """Where transformers goes wrong with padding: it is right without."""
+    oracle = oracle_model(path)
+    batch = left_padded(ROWS)
+    ours = model.generate(**batch, max_new_tokens=14)
+    for row, answer in zip(ROWS, ours[:, batch["input_ids"].shape[1] :], strict=True):
+        theirs = oracle.generate(torch.tensor([row]), max_new_tokens=14)[0, len(row) :]
+        assert torch.equal(answer[: len(theirs)], theirs)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_rows_are_what_the_engine_serves(model: Generator, num: int) -> None:
+    settings = SAMPLED | {"max_new_tokens": 14, "seed": 12345, "num_return_sequences": num}
+    batch = left_padded(ROWS)
+    ours = answers(model.generate(**batch, **settings), batch["input_ids"].shape[1])
+    requests = [
+        GenerateRequest(
+            f"r{i}",
+            "tiny",
+            row,
+            SamplingParams(seed=12345, **{name: SAMPLED[name] for name in ENGINE_FIELDS}),
+            14,
+            SAMPLED["eos_token_id"],
+            min_new_tokens=4,
+            n=num,
+        )
+        for i, row in enumerate(ROWS)
+    ]
+    served = run(make_core(model.network), list(requests))
+    assert ours == [answer.token_ids for answer in served.values()]
+    assert len(set(map(tuple, ours))) == len(ours)
+
+
+def test_a_manual_seed_repeats_a_script(model: Generator) -> None:
+    rows = torch.tensor([prompt(9)] * 3)
+
+    def draw(seed: int) -> list[list[list[int]]]:
+        torch.manual_seed(seed)
+        settings = {"do_sample": True, "max_new_tokens": 8, "num_return_sequences": 2}
+        return [model.generate(rows, **settings).tolist() for _ in range(2)]
+
+    first, second = draw(1)
+    assert len(set(map(tuple, first + second))) == 12
+    assert draw(1) == [first, second]
+    assert draw(2) != [first, second]
+
+
+def test_without_sampling_no_random_number_is_taken(model: Generator) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model.generate(torch.tensor([prompt(9)]), max_new_tokens=2)
+    model.generate(torch.tensor([prompt(9)]), max_new_tokens=2, do_sample=True, seed=4)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_samples_are_drawn_from_what_transformers_draws_from(model: Generator, path: Path) -> None:
+    """First tokens of many draws, and the probabilities in transformers' scores."""
+    rows = torch.tensor([prompt(9)])
+    settings: dict[str, Any] = {"do_sample": True, "top_k": 6, "temperature": 1.5}
+    scores = oracle_model(path).generate(
+        rows, max_new_tokens=1, return_dict_in_generate=True, output_scores=True, **settings
+    )["scores"][0]
+    num_draws = 3000
+    torch.manual_seed(0)
+    many = rows.expand(num_draws, -1)
+    drawn = model.generate(many, max_new_tokens=1, **settings)[:, -1].tolist()
+    expected = {i: p for i, p in enumerate(scores[0].softmax(-1).tolist()) if p > 0}
+    counts = Counter(drawn)
+    assert set(counts) <= set(expected)
+    assert len(expected) == 6
+    chi2 = sum((counts[i] - num_draws * p) ** 2 / (num_draws * p) for i, p in expected.items())
+    assert chi2 < 20.5  # five degrees of freedom: p = 0.001
+
+
+def test_an_engine_is_kept_and_grows(path: Path) -> None:
+    model = Generator(path)
+    row = torch.tensor([prompt(60)])
+    first = model.generate(row, max_new_tokens=20)
+    assert model._runs is not None
+    core = model._runs._core
+    assert torch.equal(model.generate(row, max_new_tokens=20), first)
+    assert model._runs._core is core
+    assert torch.equal(model.generate(row, max_new_tokens=400)[:, :80], first)
+    assert model._runs._core is not core
+
+
+def test_more_rows_than_run_at_once_and_than_memory_holds(
+    model: Generator, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks for two rows or so: the others wait, or are preempted."""
+    rows = torch.tensor([prompt(20, seed) for seed in range(24)])
+    expected = model.generate(rows, max_new_tokens=30)
+    monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: 1 << 17)
+    small = Generator(path)
+    assert torch.equal(small.generate(rows, max_new_tokens=30), expected)
+    assert small._runs is not None
+    assert small._runs._num_blocks < 24
+
+
+def test_nothing_is_left_over_after_an_error(model: Generator) -> None:
+    row = torch.tensor([prompt(20)])
+    expected = model.generate(row, max_new_tokens=6)
+
+    def broken(input_ids: Tensor, scores: None) -> bool:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        model.generate(row.expand(3, -1), max_new_tokens=6, stopping_criteria=[broken])
+    with pytest.raises(InvalidRequest):
+        model.generate(torch.ones(2, 512).long(), max_new_tokens=6)
+    assert torch.equal(model.generate(row, max_new_tokens=6), expected)
+
+
+def test_the_config_of_a_model_is_not_changed(model: Generator) -> None:
+    before = GenerationConfig(**model.generation_config.to_dict())
+    model.generate(torch.tensor([prompt(3)]), max_new_tokens=2, top_k=3, pad_token_id=4)
+    assert model.generation_config == before
