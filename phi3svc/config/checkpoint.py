@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3svc.config.files import open_file, read_file
 from phi3svc.config.tensors import list_tensors
 from phi3svc.errors import ConfigError
 
@@ -16,6 +17,7 @@ HUB_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "*.tiktoken",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -29,7 +31,15 @@ _HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(
     rf"(?P<repo>{_HUB_PART}/{_HUB_PART})(?:@(?P<revision>[A-Za-z0-9._/-]{{1,128}}))?"
 )
+_DECIDING_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _EDGE_BYTES = 4096
+_MAX_FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -76,13 +86,28 @@ def resolve_source(source: str) -> Checkpoint:
     return Checkpoint(_download(source, repo, hub_id["revision"]), repo.partition("/")[2])
 
 
+def tokenizer_file(path: Path) -> Path:
+    """The file that decides the tokens of the checkpoint in folder `path`.
+
+    That is tokenizer.json, there or not, unless only a `.tiktoken` file is there. ConfigError if
+    there are several of those.
+    """
+    file = path / "tokenizer.json"
+    if file.exists():
+        return file
+    others = sorted(path.glob("*.tiktoken"))
+    if len(others) > 1:
+        raise ConfigError(f"{path}: both {others[0].name} and {others[1].name}; expected one")
+    return others[0] if others else file
+
+
 def fingerprint(path: Path) -> str:
     """A digest of the checkpoint's content, 64 hex digits, that costs milliseconds.
 
-    SHA-256 over config.json, generation_config.json and tokenizer.json (whole), and, per tensor by
-    name, its dtype, shape and size and the first and last 4 KiB of its data. It tells checkpoints
-    apart and does not depend on folder or sharding; it is no defence against somebody who changes
-    only the middle of a weight.
+    SHA-256 over the files that decide settings and tokens (whole), and, per tensor by name, its
+    dtype, shape and size and the first and last 4 KiB of its data. It tells checkpoints apart and
+    does not depend on folder or sharding; it is no defence against somebody who changes only the
+    middle of a weight.
     """
     digest = hashlib.sha256()
 
@@ -92,12 +117,12 @@ def fingerprint(path: Path) -> str:
             digest.update(part)
 
     try:
-        for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        for name in (*_DECIDING_FILES, tokenizer_file(path).name):
             file = path / name
-            add(name.encode(), file.read_bytes() if file.is_file() else b"")
+            add(name.encode(), read_file(file, _MAX_FILE_BYTES) if file.exists() else b"")
         for name, tensor in sorted(list_tensors(path).items()):
             edge = min(_EDGE_BYTES, tensor.num_bytes)
-            with tensor.file.open("rb") as stream:
+            with open_file(tensor.file) as stream:
                 stream.seek(tensor.offset)
                 first = stream.read(edge)
                 stream.seek(tensor.offset + tensor.num_bytes - edge)

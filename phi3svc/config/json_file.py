@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, TypeGuard
 
+from phi3svc.config.files import read_file
 from phi3svc.errors import ConfigError
 
 MAX_JSON_BYTES = 4 << 20
@@ -15,16 +17,7 @@ MAX_JSON_BYTES = 4 << 20
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The JSON object in `path`. ConfigError if it is absent, too large, malformed or no object."""
-    try:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    if len(data) > max_bytes:
-        raise ConfigError(f"{path}: larger than {max_bytes} bytes")
-    return parse_json_object(data, str(path))
+    return parse_json_object(read_file(path, max_bytes), str(path))
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, object]:
@@ -33,8 +26,7 @@ def parse_json_object(data: bytes, where: str) -> dict[str, object]:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         values = dict(pairs)
         if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in values if keys.count(key) > 1)
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise ConfigError(f"{where}: key {reprlib.repr(twice)} is given twice")
         return values
 

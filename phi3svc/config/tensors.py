@@ -14,6 +14,7 @@ import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3svc.config.files import open_file
 from phi3svc.config.json_file import Fields, parse_json_object, read_json_object
 from phi3svc.errors import ConfigError
 
@@ -86,7 +87,7 @@ def first_float_dtype(path: Path) -> str:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file, in the order of its header."""
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             file_size = stream.seek(0, 2)
             stream.seek(0)
             header_len = int.from_bytes(stream.read(8), "little")
@@ -100,8 +101,6 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
                     f"{file}: header of {header_len} bytes; expected at most {MAX_HEADER_BYTES}"
                 )
             header = parse_json_object(stream.read(header_len), f"{file} header")
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     header.pop("__metadata__", None)

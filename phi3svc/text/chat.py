@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from phi3svc.config.files import read_file
 from phi3svc.errors import ConfigError, InvalidRequest
 from phi3svc.text.sandbox import ChatEnvironment
 from phi3svc.text.special_tokens import read_special_tokens, read_tokenizer_config
@@ -105,12 +106,9 @@ class ChatTemplate:
 
 def _read(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_TEMPLATE_BYTES + 1).decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
+        return read_file(file, MAX_TEMPLATE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not UTF-8, or larger than {MAX_TEMPLATE_BYTES} bytes") from None
+        raise ConfigError(f"{file}: not UTF-8") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -191,3 +191,5 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+BYTE_ALPHABET = {byte: char for char, byte in _BYTE_OF.items()}
+"""The character that stands for each byte in a byte-level vocabulary."""

@@ -1,18 +1,24 @@
-"""A checkpoint's tokenizer. `tokenizer.json` is the authority; no other file decides a token."""
+"""A checkpoint's tokenizer. One file decides the tokens: `tokenizer.json`, or in its absence the
+`.tiktoken` file that Phi-3-small has instead."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import tokenizers
+from tokenizers import AddedToken
 
+from phi3svc.config.checkpoint import tokenizer_file
+from phi3svc.config.files import read_file
 from phi3svc.config.json_file import parse_json_object
-from phi3svc.errors import ConfigError
+from phi3svc.errors import ConfigError, InvalidRequest
 from phi3svc.text.decoders import decoder_factory
-from phi3svc.text.special_tokens import read_special_tokens
+from phi3svc.text.special_tokens import read_added_tokens, read_special_tokens
+from phi3svc.text.tiktoken import MAX_TIKTOKEN_BYTES, tiktoken_to_json
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Phi-4-mini's, the largest of the family, has 16 MB
 
@@ -22,12 +28,19 @@ Span = tuple[int, int]
 class Tokenizer:
     """Text to token ids and back. Safe to use from several threads at once."""
 
-    def __init__(self, definition: str, special_tokens: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        definition: str,
+        special_tokens: dict[str, str] | None = None,
+        find_added: Callable[[dict[int, AddedToken]], Sequence[AddedToken]] = lambda _: (),
+    ) -> None:
         """definition: the text of a tokenizer.json. special_tokens: `eos_token` and the like.
 
-        Raises ConfigError when the definition is not one.
+        find_added: takes the definition's own added tokens, by id, and gives those to add, or to
+        give other flags. Raises ConfigError when the definition is not one.
         """
         self._backend = _load(definition)
+        self._backend.add_tokens(list(find_added(self._backend.get_added_tokens_decoder())))
         self._literal: tokenizers.Tokenizer | None = None
         self._literal_lock = threading.Lock()
         self.new_decoder = decoder_factory(_decoder_spec(self._backend))
@@ -38,25 +51,23 @@ class Tokenizer:
         self.bos_token_id = self._find(names.get("bos_token"))
         self.eos_token_id = self._find(names.get("eos_token"))
         self.unk_token_id = self._find(names.get("unk_token"))
+        self.pad_token_id = self._find(names.get("pad_token"))
 
     @classmethod
     def from_dir(cls, path: Path) -> Self:
         """Read a checkpoint's folder. ConfigError, in one line, for anything wrong with it."""
-        file = path / "tokenizer.json"
+        file = tokenizer_file(path)
+        if file.suffix == ".tiktoken":
+            data = read_file(file, MAX_TIKTOKEN_BYTES)
+            return cls(tiktoken_to_json(data, str(file)), read_special_tokens(path))
+        if not file.exists():
+            raise ConfigError(_no_tokenizer(file))
         try:
-            with file.open("rb") as stream:
-                data = stream.read(MAX_TOKENIZER_BYTES + 1)
-            definition = data.decode("utf-8")
-        except FileNotFoundError:
-            raise ConfigError(f"{file}: no such file; it decides the tokens") from None
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}") from None
+            definition = read_file(file, MAX_TOKENIZER_BYTES).decode("utf-8")
         except UnicodeDecodeError:
             raise ConfigError(f"{file}: not UTF-8") from None
-        if len(data) > MAX_TOKENIZER_BYTES:
-            raise ConfigError(f"{file}: larger than {MAX_TOKENIZER_BYTES} bytes")
         try:
-            return cls(definition, read_special_tokens(path))
+            return cls(definition, read_special_tokens(path), partial(read_added_tokens, path))
         except ConfigError as error:
             message = str(error)
             raise ConfigError(
@@ -79,14 +90,28 @@ class Tokenizer:
         None stands for a token that the tokenizer added itself. Pieces with a leading blank start
         at that blank, as in transformers.
         """
+        return _with_offsets(self._backend.encode(text))
+
+    def encode_windows(
+        self, text: str, max_tokens: int, overlap: int = 0
+    ) -> list[tuple[list[int], list[Span | None]]]:
+        """As `encode_with_offsets`, cut into windows of at most `max_tokens` tokens each.
+
+        Each window has what the tokenizer adds to a text, and begins with the last `overlap` tokens
+        of the one before it. InvalidRequest when there is no room for more than these.
+        """
         encoding = self._backend.encode(text)
-        offsets = [
-            None if added else (start, end)
-            for (start, end), added in zip(
-                encoding.offsets, encoding.special_tokens_mask, strict=True
+        if len(encoding.ids) <= max_tokens:
+            return [_with_offsets(encoding)]
+        room = max_tokens - self._backend.num_special_tokens_to_add(is_pair=False)
+        if not 0 <= overlap < room:
+            raise InvalidRequest.of(
+                "stride", f"{overlap} in windows of {max_tokens} tokens, must be 0 to {room - 1}"
             )
-        ]
-        return list(encoding.ids), offsets
+        bare = self._backend.encode(text, add_special_tokens=False)
+        bare.truncate(room, overlap)
+        first = self._backend.post_process(bare)
+        return [_with_offsets(window) for window in (first, *first.overflowing)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`. Ids without a token, as padded vocabularies have them, have no text."""
@@ -95,6 +120,12 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str | None:
         """The vocabulary's own spelling of a token, `▁the` or `<0x0A>`. None if there is none."""
         return self._backend.id_to_token(token_id)
+
+    def join(self, pieces: Sequence[str]) -> str:
+        """Text of the vocabulary's spellings, as `token_text` gives them."""
+        decoder = self._backend.decoder
+        assert decoder is not None  # else there is no `new_decoder`
+        return decoder.decode(list(pieces))
 
     def _find(self, token: str | None) -> int | None:
         return None if token is None else self._backend.token_to_id(token)
@@ -106,6 +137,25 @@ class Tokenizer:
                 self._literal = _load(self._backend.to_str())
                 self._literal.encode_special_tokens = True
         return self._literal
+
+
+def _with_offsets(encoding: tokenizers.Encoding) -> tuple[list[int], list[Span | None]]:
+    offsets = [
+        None if added else (start, end)
+        for (start, end), added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+    ]
+    return list(encoding.ids), offsets
+
+
+def _no_tokenizer(file: Path) -> str:
+    message = f"{file}: no such file; it decides the tokens"
+    if any((file.parent / name).exists() for name in ("tokenizer.model", "vocab.json")):
+        folder = str(file.parent)
+        message += (
+            '; make it with: python -c "from transformers import AutoTokenizer; '
+            f'AutoTokenizer.from_pretrained({folder!r}).save_pretrained({folder!r})"'
+        )
+    return message
 
 
 def _decoder_spec(backend: tokenizers.Tokenizer) -> dict[str, object]:

@@ -136,11 +136,24 @@ def test_fingerprint_tells_checkpoints_apart(checkpoint: MakeCheckpoint, tmp_pat
     assert fingerprint(checkpoint()) == digest
     assert fingerprint(checkpoint(max_shard_size="100KB")) == digest
     assert fingerprint(checkpoint(seed=1)) != digest
-    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
         text = (path / name).read_text()
         (path / name).write_text(text + " ")
         assert fingerprint(path) != digest
         (path / name).write_text(text)
+    (path / "tokenizer.json").unlink()
+    digests = set()
+    for text in ("YQ== 0", "YQ== 1"):
+        (path / "cl100k_base.tiktoken").write_text(text)
+        digests.add(fingerprint(path))
+    assert len(digests | {digest}) == 3
+    (path / "cl100k_base.tiktoken").unlink()
+    shutil.copy(checkpoint() / "tokenizer.json", path)
     assert fingerprint(path) == digest
     data = bytearray((path / "model.safetensors").read_bytes())
     data[-1] ^= 1

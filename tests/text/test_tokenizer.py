@@ -86,10 +86,10 @@ def test_threads_share_a_tokenizer(tokenizer: Tokenizer) -> None:
     assert {tuple(ids) for ids in results[1::2]} == {tuple(work(1))}
 
 
-@pytest.mark.parametrize("config", [{"eos_token": "</s>"}, {"eos_token": {"content": "</s>"}}])
-def test_eos_comes_from_the_tokenizer_config(tmp_path: Path, config: object) -> None:
-    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<s>", "bos_token": "<s>"}')
-    tokenizer = Tokenizer.from_dir(save(tmp_path, definition(), config))
+@pytest.mark.parametrize("eos", ["</s>", {"content": "</s>"}])
+def test_eos_comes_from_the_tokenizer_config(tmp_path: Path, eos: object) -> None:
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
+    tokenizer = Tokenizer.from_dir(save(tmp_path, definition(), {"eos_token": eos}))
     assert tokenizer.eos_token_id == tokenizer.encode("</s>")[0]
     assert tokenizer.bos_token_id == tokenizer.encode("<s>")[0]
 
