@@ -27,6 +27,16 @@ class ServedModel:
         """Reads tokenizer and template from the checkpoint. Raises ConfigError."""
         return cls(info, Tokenizer.from_dir(info.path), ChatTemplate.from_dir(info.path))
 
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """What ends an answer, ascending: the ids of the config's files, and the tokenizer's end.
+
+        Some checkpoints name the end of a turn in only one of the three files.
+        """
+        config, own = self.info.config, self.tokenizer.eos_token_id
+        added = {own} if own is not None and own < config.vocab_size else set()
+        return tuple(sorted({*config.eos_token_ids, *added}))
+
 
 class Catalog:
     """Finds the model that a request means. Empty until the engine has loaded."""

@@ -103,7 +103,7 @@ def read_generate(
     violations.raise_if_any()
     assert model is not None  # else there is a violation
     stop = request.stop
-    eos_ids = () if stop.ignore_eos else model.info.config.eos_token_ids
+    eos_ids = () if stop.ignore_eos else model.eos_token_ids
     return GenerateCall(
         request_id=request.request_id or draw_request_id(),
         model=model,
