@@ -1,261 +1,293 @@
-"""The public model classes: `from_pretrained`, then `forward` on a batch, as in transformers.
+"""The model classes: `from_pretrained`, then `forward` on a batch, as in transformers.
 
-Where they differ from transformers on purpose: every row of a batch is a sequence of its own. Its
-padding, left or right as `attention_mask` says, is taken off before the network runs, so a row's
-result is, bit for bit, what it would be alone; positions count from its first real token; and
-LongRoPE's factor set follows the row's own length (transformers takes the padded length of the
-longest row for all). Outputs at padded positions are zeros. Logits are float32 in any dtype.
+Where they differ from transformers on purpose: every row of a batch is a sequence of its own. What
+`attention_mask` leaves out is taken off before the network runs, so a row's result is, bit for bit,
+what it would be alone; positions count from its first real token unless `position_ids` says
+otherwise; and LongRoPE's factor set follows the row's own length (transformers takes the padded
+length of the longest row for all). A loop over `past_key_values` gives what a call with the whole
+sequence gives, also where it passes the original length (see `Phi3Cache`). Outputs at columns that
+were left out are zeros. Logits and losses are float32 in any dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from phi3svc.api.cache import Phi3Cache
+from phi3svc.api.forward_call import ForwardCall, ForwardOptions
+from phi3svc.api.generation import GenerationMixin
+from phi3svc.api.loss import (
+    IGNORE_INDEX,
+    causal_lm_loss,
+    sequence_classification_loss,
+    token_classification_loss,
+)
+from phi3svc.api.memory import require_bytes
 from phi3svc.api.outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
-from phi3svc.config.checkpoint import resolve_source
-from phi3svc.config.model import Phi3Config
-from phi3svc.errors import ConfigError, InvalidRequest
-from phi3svc.model.inputs import Chunk, ModelInput
-from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Head, Phi3Network
-from phi3svc.ops import PAGE_SIZE
+from phi3svc.api.pretrained import InputEmbeddings, PretrainedModel
+from phi3svc.errors import InvalidRequest
 
-_STEP_TOKENS = 2048  # bounds the workspaces, not the batch
 _LOGIT_ROWS = 256
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The real tokens of one row of a batch, and where in the row they begin."""
-
-    row_idx: int
-    first: int
-    token_ids: list[int]
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Hidden states [T, E] of some tokens, and their place (row, column) in the batch, [T] each."""
-
-    h: Tensor
-    row_idx: Tensor
-    column: Tensor
-
-
-class _PretrainedModel:
-    head: ClassVar[Head | None]
-
-    network: Phi3Network
-    name_or_path: str
-
-    @classmethod
-    def from_network(cls, network: Phi3Network, name_or_path: str = "") -> Self:
-        """A model of this class on a loaded network. name_or_path: the checkpoint's folder."""
-        if cls.head is not None and cls.head not in network.heads:
-            has = ", ".join(sorted(network.heads)) or "none"
-            raise ConfigError(f"{name_or_path}: has no {cls.head} head; its heads: {has}")
-        model = cls.__new__(cls)
-        model.network = network
-        model.name_or_path = name_or_path
-        return model
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path, dtype: str | torch.dtype = "auto", device: str = "cpu"
-    ) -> Self:
-        """Load a checkpoint.
-
-        source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
-        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu". Raises ConfigError, also
-        when the checkpoint lacks the head of this class: nothing is initialised at random.
-        """
-        if device != "cpu":
-            raise ConfigError(f"device={device!r}: must be cpu")
-        path = resolve_source(str(source)).path
-        network = load_network(path, str(dtype).removeprefix("torch."))
-        return cls.from_network(network, str(path))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.network.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    @property
-    def config(self) -> Phi3Config:
-        return self.network.config
-
-    def _run(self, rows: list[_Row]) -> Iterator[_Step]:
-        """Run all rows, at most `_STEP_TOKENS` tokens at a time."""
-        first_page, tables = 0, {}
-        for row in rows:
-            num_pages = -(-len(row.token_ids) // PAGE_SIZE)
-            tables[row.row_idx] = range(first_page, first_page + num_pages)
-            first_page += num_pages
-        kv = KVCache(self.config, first_page, self.network.dtype)
-        for step in _steps(rows):
-            chunks: list[Chunk] = []
-            row_idx: list[int] = []
-            column: list[int] = []
-            for row, span in step:
-                chunks.append(
-                    Chunk(
-                        token_ids=row.token_ids[span.start : span.stop],
-                        start=span.start,
-                        rope_set=self.config.rope_set(len(row.token_ids)),
-                        pages=tables[row.row_idx][: -(-span.stop // PAGE_SIZE)],
-                    )
-                )
-                row_idx += [row.row_idx] * len(span)
-                column += range(row.first + span.start, row.first + span.stop)
-            h = self.network.forward(ModelInput.pack(chunks), kv)
-            yield _Step(h, torch.tensor(row_idx), torch.tensor(column))
-
-
-class Phi3Model(_PretrainedModel):
+class Phi3Model(PretrainedModel):
     """The decoder without a head."""
 
     head = None
 
+    @property
+    def embed_tokens(self) -> InputEmbeddings:
+        return self.get_input_embeddings()
+
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Phi3Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> BaseModelOutputWithPast:
-        """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
-        rows = _rows(input_ids, attention_mask, self.config)
-        shape = (*input_ids.shape, self.config.hidden_size)
-        out = torch.zeros(shape, dtype=self.network.dtype)
-        for step in self._run(rows):
-            out[step.row_idx, step.column] = self.network.last_hidden_state(step.h)
-        return BaseModelOutputWithPast(last_hidden_state=out)
+        """Hidden states of a batch; see the module for what is not as in transformers.
+
+        input_ids: [B, S] integers, or inputs_embeds, [B, S, E]; attention_mask: [B, past + S], 1
+        for real tokens, None for all; position_ids: [B, S] or [1, S]; past_key_values: what an
+        earlier call returned, which this one adds to; use_cache: whether to return it, None for
+        the config's. Raises InvalidRequest naming the argument.
+        """
+        call = ForwardCall(
+            self,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            options,
+        )
+        out = _zeros(*call.shape, self.config.hidden_size, dtype=self.dtype)
+        for h, places in call.run():
+            found = self.network.last_hidden_state(h[places.at])
+            out[places.row_idx, places.column] = found
+        return call.finish(
+            BaseModelOutputWithPast(
+                last_hidden_state=out,
+                past_key_values=call.past_key_values,
+                hidden_states=call.hidden_states,
+            )
+        )
 
     __call__ = forward
 
 
-class Phi3ForCausalLM(_PretrainedModel):
+class _ModelWithHead(PretrainedModel):
+    @property
+    def model(self) -> Phi3Model:
+        """The decoder on its own; it shares the weights."""
+        return Phi3Model.from_network(self.network, self.name_or_path)
+
+
+class Phi3ForCausalLM(_ModelWithHead, GenerationMixin):
     """The decoder with its language-model head."""
 
     head = "generation"
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Phi3Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        *,
+        num_items_in_batch: Tensor | float | None = None,
+        shift_labels: Tensor | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        **options: Unpack[ForwardOptions],
     ) -> CausalLMOutputWithPast:
-        """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
-        rows = _rows(input_ids, attention_mask, self.config)
-        out = torch.zeros(*input_ids.shape, self.config.vocab_size)
-        for step in self._run(rows):
-            for start in range(0, len(step.h), _LOGIT_ROWS):
-                at = torch.arange(start, min(start + _LOGIT_ROWS, len(step.h)), dtype=torch.int32)
-                out[step.row_idx[at], step.column[at]] = self.network.logits(step.h, at)
-        return CausalLMOutputWithPast(logits=out)
+        """Logits of a batch, and the loss if there are labels. `Phi3Model.forward` has the rest.
+
+        logits_to_keep: the last so many columns, 0 for all, or an integer tensor [n] of columns; of
+        others no logits are computed. labels: [B, S] token ids, or ignore_index: what each column
+        holds, the prediction of which is the column's before (`loss.causal_lm_loss`).
+        """
+        call = ForwardCall(
+            self,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            options,
+        )
+        kept = _kept_columns(logits_to_keep, call.shape[1])
+        has_labels = labels is not None or shift_labels is not None
+        if has_labels and not kept.equal(torch.arange(call.shape[1])):
+            raise InvalidRequest.of("logits_to_keep", "with labels all logits are needed")
+        # Columns may repeat: each is computed once, and then put where it is asked for.
+        columns, inverse = torch.unique(kept, return_inverse=True)
+        place = torch.full((call.shape[1],), -1)
+        place[columns] = torch.arange(len(columns))
+        out = _zeros(call.shape[0], len(columns), self.config.vocab_size)
+        for h, places in call.run():
+            for part in places.select(place[places.column] >= 0).split(_LOGIT_ROWS):
+                out[part.row_idx, place[part.column]] = self.network.logits(h, part.at)
+        if len(kept) != len(columns) or not kept.equal(columns):
+            out = out[:, inverse]
+        loss = None
+        if has_labels:
+            loss = causal_lm_loss(
+                out,
+                labels,
+                call.batch.mask,
+                shift_labels=shift_labels,
+                num_items_in_batch=num_items_in_batch,
+                ignore_index=ignore_index,
+            )
+        return call.finish(
+            CausalLMOutputWithPast(
+                loss=loss,
+                logits=out,
+                past_key_values=call.past_key_values,
+                hidden_states=call.hidden_states,
+            )
+        )
 
     __call__ = forward
 
 
-class Phi3ForSequenceClassification(_PretrainedModel):
+class Phi3ForSequenceClassification(_ModelWithHead):
     """The decoder with one score vector for each sequence."""
 
     head = "sequence-classification"
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Phi3Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> SequenceClassifierOutputWithPast:
         """Scores of each row's pooled token; `Phi3Config.pooled_token_idx` tells which that is.
 
-        input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens, of which every row
-        needs one. See the module.
+        Of embeddings it is the last real one. Every row needs a real token among the new columns.
+        labels: see `loss.sequence_classification_loss`. `Phi3Model.forward` has the rest.
         """
-        rows = _rows(input_ids, attention_mask, self.config)
-        if len(rows) < input_ids.shape[0]:
+        call = ForwardCall(
+            self,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            options,
+        )
+        if len(call.batch.rows) < call.shape[0]:
             raise InvalidRequest.of("attention_mask", "a row has no real token to pool")
         pooled = torch.tensor(
-            [row.first + self.config.pooled_token_idx(row.token_ids) for row in rows]
+            [
+                row.columns[
+                    -1
+                    if row.embeddings is not None
+                    else self.config.pooled_token_idx(row.token_ids)
+                ]
+                for row in call.batch.rows
+            ]
         )
-        out = torch.zeros(input_ids.shape[0], len(self.config.id2label))
-        for step in self._run(rows):
-            at = torch.nonzero(pooled[step.row_idx] == step.column).flatten()
-            if len(at):
-                out[step.row_idx[at]] = self.network.scores(step.h, at.int())
-        return SequenceClassifierOutputWithPast(logits=out)
+        out = torch.zeros(call.shape[0], self.config.num_labels)
+        for h, places in call.run():
+            chosen = places.select(pooled[places.row_idx] == places.column)
+            if len(chosen.at):
+                out[chosen.row_idx] = self.network.scores(h, chosen.at)
+        loss = None
+        if labels is not None:
+            loss = sequence_classification_loss(out, labels, self.config.problem_type)
+        return call.finish(
+            SequenceClassifierOutputWithPast(
+                loss=loss,
+                logits=out,
+                past_key_values=call.past_key_values,
+                hidden_states=call.hidden_states,
+            )
+        )
 
     __call__ = forward
 
 
-class Phi3ForTokenClassification(_PretrainedModel):
+class Phi3ForTokenClassification(_ModelWithHead):
     """The decoder with one score vector for each token."""
 
     head = "token-classification"
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Phi3Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **options: Unpack[ForwardOptions],
     ) -> TokenClassifierOutput:
-        """input_ids: [B, S] integers; attention_mask: [B, S], 1 for real tokens. See the module."""
-        rows = _rows(input_ids, attention_mask, self.config)
-        out = torch.zeros(*input_ids.shape, len(self.config.id2label))
-        for step in self._run(rows):
-            at = torch.arange(len(step.h), dtype=torch.int32)
-            out[step.row_idx, step.column] = self.network.scores(step.h, at)
-        return TokenClassifierOutput(logits=out)
+        """Scores of each token. labels: [B, S], -100 for none. `Phi3Model.forward` has the rest."""
+        call = ForwardCall(
+            self,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            options,
+        )
+        out = _zeros(*call.shape, self.config.num_labels)
+        for h, places in call.run():
+            out[places.row_idx, places.column] = self.network.scores(h, places.at)
+        loss = None
+        if labels is not None:
+            loss = token_classification_loss(out, labels, call.batch.mask)
+        return call.finish(
+            TokenClassifierOutput(loss=loss, logits=out, hidden_states=call.hidden_states)
+        )
 
     __call__ = forward
 
 
-def _rows(input_ids: Tensor, attention_mask: Tensor | None, config: Phi3Config) -> list[_Row]:
-    """The rows without their padding; a row of nothing but padding is left out."""
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
-        raise InvalidRequest.of(
-            "input_ids", f"{input_ids.dtype} {list(input_ids.shape)}; expected integers [B, S]"
-        )
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    if mask.shape != input_ids.shape:
-        raise InvalidRequest.of(
-            "attention_mask", f"is {list(mask.shape)}; expected {list(input_ids.shape)}"
-        )
-    rows = []
-    for row_idx, (ids, real) in enumerate(zip(input_ids, mask != 0, strict=True)):
-        columns = torch.nonzero(real).flatten().tolist()
-        if not columns:
-            continue
-        first, stop = columns[0], columns[-1] + 1
-        if stop - first != len(columns):
-            raise InvalidRequest.of(
-                "attention_mask", f"row {row_idx} has a gap; expected padding at its ends only"
-            )
-        token_ids = ids[first:stop].tolist()
-        if min(token_ids) < 0 or max(token_ids) >= config.vocab_size:
-            raise InvalidRequest.of(
-                "input_ids", f"row {row_idx} has an id outside 0..{config.vocab_size - 1}"
-            )
-        rows.append(_Row(row_idx, first, token_ids))
-    return rows
+def _zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    num_bytes = torch.Size(shape).numel() * dtype.itemsize
+    require_bytes("input_ids", num_bytes, f"outputs of {' x '.join(map(str, shape))} numbers")
+    return torch.zeros(shape, dtype=dtype)
 
 
-def _steps(rows: list[_Row]) -> Iterator[list[tuple[_Row, range]]]:
-    """Cut the rows, in order, into steps of at most `_STEP_TOKENS` tokens."""
-    step: list[tuple[_Row, range]] = []
-    room = _STEP_TOKENS
-    for row in rows:
-        start = 0
-        while start < len(row.token_ids):
-            stop = min(start + room, len(row.token_ids))
-            step.append((row, range(start, stop)))
-            room -= stop - start
-            start = stop
-            if not room:
-                yield step
-                step, room = [], _STEP_TOKENS
-    if step:
-        yield step
+def _kept_columns(logits_to_keep: int | Tensor, num_columns: int) -> Tensor:
+    """The columns [n] that are asked for, in that order."""
+    if isinstance(logits_to_keep, Tensor):
+        kept = logits_to_keep
+        is_index = kept.dim() == 1 and kept.dtype in (torch.int32, torch.int64) and kept.numel() > 0
+        if is_index and int(kept.min()) >= -num_columns and int(kept.max()) < num_columns:
+            return torch.where(kept < 0, kept + num_columns, kept).long()
+    elif not isinstance(logits_to_keep, bool) and logits_to_keep >= 0:
+        return torch.arange(max(0, num_columns - (logits_to_keep or num_columns)), num_columns)
+    raise InvalidRequest.of(
+        "logits_to_keep",
+        f"{logits_to_keep!r}: must be 0 or more, or a tensor [n] of columns below {num_columns}",
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from phi3svc.api.cache import Phi3Cache
+
 
 class ModelOutput:
-    """Base of the outputs, which are dataclasses all of whose fields may be None.
+    """Base of the outputs, which are dataclasses most of whose fields may be None.
 
     A field is an attribute, a key (`out["logits"]`) and a place (`out[0]`, `out[:2]`). As keys and
     places only those exist that are not None; iterating gives keys, and `to_tuple()` the values.
@@ -47,7 +50,7 @@ class ModelOutput:
         return key in self.keys()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BaseModelOutputWithPast(ModelOutput):
     """last_hidden_state: after the final norm, [B, S, E] in the model's dtype.
 
@@ -55,39 +58,39 @@ class BaseModelOutputWithPast(ModelOutput):
     one is last_hidden_state. attentions: always None, as in all of these: no scores are kept.
     """
 
-    last_hidden_state: Tensor | None = None
-    past_key_values: Any = None
+    last_hidden_state: Tensor
+    past_key_values: Phi3Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CausalLMOutputWithPast(ModelOutput):
     """loss: float32, a scalar; logits: float32 [B, S, V], or fewer columns by `logits_to_keep`."""
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
+    logits: Tensor
+    past_key_values: Phi3Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SequenceClassifierOutputWithPast(ModelOutput):
     """loss: float32, a scalar; logits: float32 [B, C], before any softmax."""
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
+    logits: Tensor
+    past_key_values: Phi3Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TokenClassifierOutput(ModelOutput):
     """loss: float32, a scalar; logits: float32 [B, S, C], before any softmax."""
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: None = None

@@ -66,8 +66,10 @@ class Phi3Config:
     sliding_window: a query at q sees keys
     k > q - sliding_window; None sees all. eos_token_ids: union of both files, ascending, without
     ids beyond the vocabulary, which no model can emit. id2label: index is the label's id. task:
-    what the architecture is for; a network may carry other heads besides. small: of a Phi-3-small
-    only; its norms are layer norms and its projections have biases.
+    what the architecture is for; a network may carry other heads besides. use_cache: whether the
+    Python API's `forward` returns its cache unless told. initializer_range: deviation of random
+    weights. small: of a Phi-3-small only; its norms are layer norms and its projections have
+    biases.
     """
 
     model_type: str

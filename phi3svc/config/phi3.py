@@ -71,5 +71,7 @@ def read_phi3(fields: Fields, generation: Fields) -> Phi3Config:
         id2label=read_id2label(fields, task),
         problem_type=read_problem_type(fields),
         token_classification_bias=fields.flag("token_classification_bias", True),
+        use_cache=fields.flag("use_cache", True),
+        initializer_range=fields.number("initializer_range", 0.0, 100.0, 0.02),
         generation=read_generation_defaults(generation),
     )

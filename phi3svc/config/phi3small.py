@@ -69,6 +69,8 @@ def read_phi3small(fields: Fields, generation: Fields) -> Phi3Config:
         pad_token_id=read_token_id(fields, "pad_token_id", None, vocab_size),
         id2label=read_id2label(fields, task),
         problem_type=read_problem_type(fields),
+        use_cache=fields.flag("use_cache", True),
+        initializer_range=fields.number("initializer_range", 0.0, 100.0, 0.02),
         generation=read_generation_defaults(generation),
         small=_small(fields, head_dim, num_heads),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,18 @@ class KVCache:
                 self.scales.append((k_scales, torch.empty_like(k_scales)))
             else:
                 self.scales.append((None, None))
+
+    def copy_pages(
+        self, source: KVCache, source_ids: Sequence[int], target_ids: Sequence[int]
+    ) -> None:
+        """Copy pages of `source`, which is this cache or another of the model, in all layers."""
+        from_pages = torch.tensor(source_ids, dtype=torch.long)
+        to_pages = torch.tensor(target_ids, dtype=torch.long)
+        theirs = (*source.layers, *source.scales)
+        for target_pair, source_pair in zip((*self.layers, *self.scales), theirs, strict=True):
+            for target, pages in zip(target_pair, source_pair, strict=True):
+                if target is not None and pages is not None:
+                    target[to_pages] = pages[from_pages]
 
 
 def page_dtype(kv_dtype: str, model_dtype: torch.dtype) -> torch.dtype:

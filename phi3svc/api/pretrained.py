@@ -1,0 +1,230 @@
+"""What the model classes have in common: where they come from, and what scripts ask them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from phi3svc.api.configuration import Phi3Config, with_revision
+from phi3svc.api.generation_config import GenerationConfig
+from phi3svc.config import model
+from phi3svc.config.checkpoint import resolve_source
+from phi3svc.config.common_fields import PROBLEM_TYPES
+from phi3svc.engine.memory import available_bytes
+from phi3svc.errors import ConfigError
+from phi3svc.model.loader import build_network, expected_shapes, load_network, required_names
+from phi3svc.model.network import Head, Network
+from phi3svc.model.random_weights import RandomWeights
+
+_HARMLESS = frozenset(
+    {
+        "attn_implementation",
+        "experts_implementation",
+        "ignore_mismatched_sizes",
+        "low_cpu_mem_usage",
+        "offload_folder",
+        "trust_remote_code",
+        "use_safetensors",
+        "weights_only",
+    }
+)
+"""Arguments of transformers that change nothing here: one attention, no code from checkpoints."""
+
+_INSTEAD = {
+    "cache_dir": "set the environment variable HF_HOME",
+    "force_download": "remove the snapshot from the hub's cache",
+    "local_files_only": "set the environment variable HF_HUB_OFFLINE=1",
+    "token": "set the environment variable HF_TOKEN",
+    "use_auth_token": "set the environment variable HF_TOKEN",
+}
+
+
+class LoadOptions(TypedDict, total=False):
+    """What transformers' `from_pretrained` takes besides, and what of it means something here."""
+
+    torch_dtype: str | torch.dtype | None
+    device_map: object
+    revision: str | None
+    num_labels: int | None
+    problem_type: str | None
+
+
+class InputEmbeddings:
+    """The input embeddings as a function, for what `inputs_embeds` takes."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.num_embeddings = network.config.vocab_size
+        self.embedding_dim = network.config.hidden_size
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """[...] token ids to [..., E] in the model's dtype."""
+        found = self._network.embed(input_ids.flatten().int())
+        return found.to(self._network.dtype).view(*input_ids.shape, self.embedding_dim)
+
+
+class PretrainedModel:
+    """A network, read from a checkpoint or of random weights, for inference on this machine's CPU.
+
+    config: frozen; name_or_path: the checkpoint's folder, "" if there is none; generation_config:
+    what `generate` starts from.
+    """
+
+    head: ClassVar[Head | None]
+    training = False
+
+    config: Phi3Config
+    network: Network
+    name_or_path: str
+    generation_config: GenerationConfig
+
+    def __init__(self, config: model.Phi3Config) -> None:
+        """Random weights: normal with `initializer_range`, norms 1, biases 0.
+
+        Drawn from torch's generator, and of torch's default dtype. Raises ConfigError if they would
+        not fit into memory.
+        """
+        dtype = torch.get_default_dtype()
+        config = _for_class(config, type(self).__name__, self.head)
+        num_bytes = config.num_params * dtype.itemsize
+        if num_bytes > available_bytes():
+            raise ConfigError(
+                f"{type(self).__name__}: {num_bytes / 2**30:.1f} GiB of weights; "
+                f"{available_bytes() / 2**30:.1f} GiB are free"
+            )
+        weights = RandomWeights(config, required_names(config), expected_shapes(config))
+        self._hold(build_network(config, weights, dtype), "")
+
+    @classmethod
+    def from_config(cls, config: model.Phi3Config) -> Self:
+        """What the constructor makes; transformers' Auto classes have this name for it."""
+        return cls(config)
+
+    @classmethod
+    def from_network(cls, network: Network, name_or_path: str = "") -> Self:
+        """A model of this class on a loaded network. name_or_path: the checkpoint's folder."""
+        if cls.head is not None and cls.head not in network.heads:
+            has = ", ".join(sorted(network.heads)) or "none"
+            raise ConfigError(f"{name_or_path}: has no {cls.head} head; its heads: {has}")
+        made = cls.__new__(cls)
+        made._hold(network, name_or_path)
+        return made
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        quantization: None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Self:
+        """Load a checkpoint.
+
+        source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
+        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: None, the
+        only one yet. Of transformers' arguments, torch_dtype is dtype, device_map may be "auto" or
+        "cpu", revision is that of a hub id, problem_type goes before the config's, num_labels must
+        be what the checkpoint has; others that say how to load change nothing here, or are
+        refused. Raises ConfigError, also when the checkpoint lacks the head of this class: nothing
+        is initialised at random.
+        """
+        _check_options(device, quantization, options)
+        asked = options.get("torch_dtype") or dtype or "auto"
+        path = resolve_source(with_revision(source, options.get("revision"))).path
+        network = load_network(path, str(asked).removeprefix("torch."))
+        made = cls.from_network(network, str(path))
+        num_labels, problem_type = options.get("num_labels"), options.get("problem_type")
+        if num_labels not in (None, made.config.num_labels):
+            raise ConfigError(
+                f"num_labels={num_labels!r}: the checkpoint has {made.config.num_labels}"
+            )
+        if problem_type is not None:
+            if problem_type not in PROBLEM_TYPES:
+                raise ConfigError(
+                    f"problem_type={problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)}"
+                )
+            made.config = made.config.updated(problem_type=problem_type)
+        return made
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; logits and losses are float32 in any."""
+        return self.network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    def eval(self) -> Self:
+        """Does nothing: a model here is always in this mode."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Refuses; train(False) is eval()."""
+        if mode:
+            raise ConfigError("train(True): models are for inference; train with transformers")
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The model itself, if it is of that device and dtype already; else ConfigError."""
+        for wanted in (*args, *kwargs.values()):
+            if isinstance(wanted, torch.dtype):
+                if wanted != self.dtype:
+                    raise ConfigError(
+                        f"to({wanted}): this model is {self.dtype}; load it with dtype={wanted}"
+                    )
+            elif isinstance(wanted, str | torch.device) and not _is_cpu(wanted):
+                raise ConfigError(f"to({str(wanted)!r}): must be cpu")
+        return self
+
+    def cpu(self) -> Self:
+        return self.to("cpu")
+
+    def num_parameters(self) -> int:
+        """Weights of this class's part of the checkpoint, tied ones counted once."""
+        return _for_class(self.config, type(self).__name__, self.head).num_params
+
+    def get_input_embeddings(self) -> InputEmbeddings:
+        return InputEmbeddings(self.network)
+
+    def _hold(self, network: Network, name_or_path: str) -> None:
+        self.network = network
+        self.config = Phi3Config.of(network.config)
+        self.name_or_path = name_or_path
+        if name_or_path:
+            self.generation_config = GenerationConfig.from_dir(Path(name_or_path), network.config)
+        else:
+            self.generation_config = GenerationConfig.from_model_config(network.config)
+
+
+def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -> Phi3Config:
+    """The config of a checkpoint whose architecture is that class."""
+    labels = config.id2label
+    if head not in (None, "generation"):
+        labels = labels or ("LABEL_0", "LABEL_1")
+    return Phi3Config.of(config).updated(
+        architecture=architecture, task=head or "hidden-states", id2label=labels
+    )
+
+
+def _check_options(device: str | torch.device, quantization: object, options: LoadOptions) -> None:
+    if not _is_cpu(device):
+        raise ConfigError(f"device={str(device)!r}: must be cpu")
+    if quantization is not None:
+        raise ConfigError(f"quantization={quantization!r}: must be None")
+    device_map = options.get("device_map")
+    devices = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
+    if any(d not in (None, "auto") and not _is_cpu(d) for d in devices):
+        raise ConfigError(f"device_map={device_map!r}: must be auto or cpu")
+    for name in sorted(set(options) - set(LoadOptions.__annotations__) - _HARMLESS):
+        if options[name] not in (None, False):  # type: ignore[literal-required]
+            hint = _INSTEAD.get(name, "not an argument that this package knows")
+            raise ConfigError(f"from_pretrained: {name}: {hint}")
+
+
+def _is_cpu(device: object) -> bool:
+    return isinstance(device, str | torch.device) and str(device).partition(":")[0] == "cpu"
