@@ -16,12 +16,6 @@ from phi3svc.service.convert import read_generate
 from phi3svc.v1 import generation_service_pb2
 
 PHI3_TOKENS = {"<s>": 1, "<|endoftext|>": 32000, "<|assistant|>": 32001, "<|end|>": 32007}
-    "<s>": 1,
-    "</s>": 2,
-    "<|endoftext|>": 32000,
-    "<|assistant|>": 32001,
-    "<|end|>": 32007,
-}
 PHI4_TOKENS = {"<|endoftext|>": 100257, "<|im_start|>": 100264, "<|im_end|>": 100265}
 PHI4_MINI_TOKENS = {"<|endoftext|>": 199999, "<|assistant|>": 200019, "<|end|>": 200020}
 
