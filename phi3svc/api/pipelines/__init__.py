@@ -1,0 +1,1 @@
+"""Pipelines: from texts to results in one call, with transformers' arguments and results."""
