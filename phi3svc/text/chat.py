@@ -72,7 +72,8 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The prompt of `messages`, each with `role` and `content`.
+        """The prompt of `messages`, each with `role` and `content`, and what else the template
+        knows: that of Phi-4-mini takes `tools`, a text, in the system's turn.
 
         add_generation_prompt: end with the header of the assistant's turn. InvalidRequest when
         there is no message, a role is unknown, or the template refuses them.
@@ -87,7 +88,7 @@ class ChatTemplate:
                     f"chat.messages[{i}].role",
                     f"{message['role'][:32]!r}, must be {', '.join(ROLES)}",
                 )
-        num_characters = sum(len(message["content"]) for message in messages)
+        num_characters = sum(len(value) for message in messages for value in message.values())
         variables = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,

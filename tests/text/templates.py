@@ -27,6 +27,14 @@ PHI3_SMALL = (
     "{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 
+PHI4_FIRST = (
+    "{% for message in messages %}{% if (message['role'] == 'system') %}"
+    "{{'<|im_start|>system<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+    "{% elif (message['role'] == 'user') %}{{'<|im_start|>user<|im_sep|>' + message['content'] + "
+    "'<|im_end|><|im_start|>assistant<|im_sep|>'}}{% elif (message['role'] == 'assistant') %}"
+    "{{message['content'] + '<|im_end|>'}}{% endif %}{% endfor %}"
+)
+
 PHI4 = (
     "{% for message in messages %}{% if (message['role'] == 'system') %}"
     "{{'<|im_start|>system<|im_sep|>' + message['content'] + '<|im_end|>'}}"
@@ -42,6 +50,35 @@ PHI4_MINI = (
     "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and "
     "message['tools'] is not none %}{{ '<|' + message['role'] + '|>' + message['content'] + "
     "'<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}{% else %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+# The published prompt is longer. It stands in place of every turn once the first is the system's.
+_REASONING_PROMPT = (
+    "{{'<|im_start|>system<|im_sep|>You are Phi, a language model trained by Microsoft to help "
+    "users. Use: <think> {Thought section} </think> {Solution section}.<|im_end|>'}}"
+)
+
+PHI4_REASONING = (
+    "{% if messages|length == 0 or messages[0]['role'] != 'system' %}"
+    + _REASONING_PROMPT
+    + "{% endif %}{% for message in messages %}{% if messages[0]['role'] == 'system' %}"
+    + _REASONING_PROMPT
+    + "{% elif message['role'] == 'user' %}"
+    "{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{'<|im_start|>assistant<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+
+PHI4_MINI_REASONING = (
+    "{{ '<|system|>Your name is Phi, an AI math expert developed by Microsoft.' }}"
+    "{% for message in messages %}{% if message['role'] == 'system' %} {{ message['content'] }}"
+    "{% if 'tools' in message and message['tools'] is not none %}"
+    "{{ '<|tool|>' + message['tools'] + '<|/tool|>' }}{% endif %}{% endif %}{% endfor %}"
+    "{{ '<|end|>' }}{% for message in messages %}{% if message['role'] != 'system' %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
 )
@@ -90,6 +127,9 @@ FAMILY = {
     "phi-3.5-mini": PHI35_MINI,
     "phi-3-medium": PHI3_MEDIUM,
     "phi-3-small": PHI3_SMALL,
+    "phi-4-first": PHI4_FIRST,
     "phi-4": PHI4,
+    "phi-4-reasoning": PHI4_REASONING,
     "phi-4-mini": PHI4_MINI,
+    "phi-4-mini-reasoning": PHI4_MINI_REASONING,
 }

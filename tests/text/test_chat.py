@@ -36,6 +36,11 @@ def assistant(content: str) -> dict[str, str]:
 
 CHAT = [system("Be brief."), user("Hi!"), assistant("Hello."), user("How are\nyou?")]
 
+THINK = (
+    "<|im_start|>system<|im_sep|>You are Phi, a language model trained by Microsoft to help "
+    "users. Use: <think> {Thought section} </think> {Solution section}.<|im_end|>"
+)
+
 # (template, with the header of the assistant's turn, without)
 GOLDEN = {
     "phi-3-mini": (
@@ -66,6 +71,12 @@ GOLDEN = {
         "<s><|system|>\nBe brief.<|end|>\n<|user|>\nHi!<|end|>\n<|assistant|>\nHello.<|end|>\n"
         "<|user|>\nHow are\nyou?<|end|>\n<|endoftext|>",
     ),
+    "phi-4-first": (
+        "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Hi!<|im_end|>"
+        "<|im_start|>assistant<|im_sep|>Hello.<|im_end|><|im_start|>user<|im_sep|>How are\nyou?"
+        "<|im_end|><|im_start|>assistant<|im_sep|>",
+    )
+    * 2,
     "phi-4": (
         "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Hi!<|im_end|>"
         "<|im_start|>assistant<|im_sep|>Hello.<|im_end|><|im_start|>user<|im_sep|>How are\nyou?"
@@ -74,11 +85,21 @@ GOLDEN = {
         "<|im_start|>assistant<|im_sep|>Hello.<|im_end|><|im_start|>user<|im_sep|>How are\nyou?"
         "<|im_end|>",
     ),
+    "phi-4-reasoning": (
+        THINK * 4 + "<|im_start|>assistant<|im_sep|>",
+        THINK * 4,
+    ),
     "phi-4-mini": (
         "<|system|>Be brief.<|end|><|user|>Hi!<|end|><|assistant|>Hello.<|end|>"
         "<|user|>How are\nyou?<|end|><|assistant|>",
         "<|system|>Be brief.<|end|><|user|>Hi!<|end|><|assistant|>Hello.<|end|>"
         "<|user|>How are\nyou?<|end|><|endoftext|>",
+    ),
+    "phi-4-mini-reasoning": (
+        "<|system|>Your name is Phi, an AI math expert developed by Microsoft. Be brief.<|end|>"
+        "<|user|>Hi!<|end|><|assistant|>Hello.<|end|><|user|>How are\nyou?<|end|><|assistant|>",
+        "<|system|>Your name is Phi, an AI math expert developed by Microsoft. Be brief.<|end|>"
+        "<|user|>Hi!<|end|><|assistant|>Hello.<|end|><|user|>How are\nyou?<|end|><|endoftext|>",
     ),
 }
 
@@ -95,6 +116,33 @@ def test_phi_3_5_leaves_out_an_empty_system_turn() -> None:
     prompt = ChatTemplate(templates.PHI35_MINI, TOKENS).render(messages)
     assert prompt == "<|user|>\nHi!<|end|>\n<|assistant|>\n"
     assert ChatTemplate(templates.PHI3_MINI, TOKENS).render(messages).startswith("<|system|>\n<|")
+
+
+def test_phi_4_reasoning_has_its_own_system_turn() -> None:
+    prompt = ChatTemplate(templates.PHI4_REASONING, TOKENS).render(CHAT[1:])
+    assert prompt == (
+        THINK + "<|im_start|>user<|im_sep|>Hi!<|im_end|><|im_start|>assistant<|im_sep|>Hello."
+        "<|im_end|><|im_start|>user<|im_sep|>How are\nyou?<|im_end|><|im_start|>assistant<|im_sep|>"
+    )
+
+
+def test_phi_4_mini_takes_tools_in_the_system_turn(
+    transformers_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tools = '[{"name": "get_weather", "parameters": {"city": {"type": "str"}}}]'
+    messages = [system("Use tools.") | {"tools": tools}, user("Hot in Oslo?")]
+    prompt = ChatTemplate(templates.PHI4_MINI, TOKENS).render(messages)
+    assert prompt == (
+        f"<|system|>Use tools.<|tool|>{tools}<|/tool|><|end|><|user|>Hot in Oslo?<|end|>"
+        "<|assistant|>"
+    )
+    for source in (templates.PHI4_MINI, templates.PHI4_MINI_REASONING):
+        expected = transformers_tokenizer.apply_chat_template(
+            messages, chat_template=source, tokenize=False, add_generation_prompt=True
+        )
+        assert ChatTemplate(source, TOKENS).render(messages) == expected
+    many = [system("Use tools.") | {"tools": tools * 50_000}, user("Hot in Oslo?")]
+    assert len(ChatTemplate(templates.PHI4_MINI, TOKENS).render(many)) > 3_000_000
 
 
 def test_built_in_template_is_that_of_phi_3_mini() -> None:
