@@ -8,9 +8,10 @@ import torch
 
 from phi3svc.config.model import BYTES_PER_ELEMENT, Phi3Config
 from phi3svc.errors import ConfigError
-from phi3svc.model import phi3_weights
+from phi3svc.model import phi3_weights, phi3small_weights
 from phi3svc.model.network import Network
 from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.phi3small import Phi3SmallNetwork
 from phi3svc.model.weights import Progress, TensorSource, WeightReader
 
 
@@ -32,15 +33,22 @@ def load_network(path: Path, dtype: str = "auto", progress: Progress | None = No
 
 def build_network(config: Phi3Config, source: TensorSource, dtype: torch.dtype) -> Network:
     """The network that `config` describes, of the weights in `source`."""
+    if config.small is not None:
+        small_weights, heads = phi3small_weights.load_phi3small(config, source, dtype)
+        return Phi3SmallNetwork(config, small_weights, heads)
     weights, heads = phi3_weights.load_phi3(config, source, dtype)
     return Phi3Network(config, weights, heads)
 
 
 def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint may hold and the network uses."""
+    if config.small is not None:
+        return phi3small_weights.expected_shapes(config)
     return phi3_weights.expected_shapes(config)
 
 
 def required_names(config: Phi3Config) -> list[str]:
     """The tensors without which the network cannot run."""
+    if config.small is not None:
+        return phi3small_weights.required_names(config)
     return phi3_weights.required_names(config)

@@ -14,6 +14,7 @@ from phi3svc.config.model import Phi3Config
 from phi3svc.text.tokenizer import Tokenizer
 from tests.engine.scripted_engine import ScriptedEngine, make_info
 from tests.model.checkpoints import make_checkpoint, make_tiny_causal
+from tests.model.small_checkpoints import make_small_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +44,12 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sliding_window=20,
         seed=1,
     )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Phi-3-small: block-sparse but for one layer, LongRoPE from 32 tokens on."""
+    return make_small_checkpoint(tmp_path_factory.mktemp("small"), original=32)
 
 
 @pytest.fixture(scope="session")

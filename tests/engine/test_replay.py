@@ -31,7 +31,10 @@ def restored_runtime() -> Iterator[None]:
     ops.set_num_threads(num_threads)
 
 
-@pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "windowed-float32"])
+@pytest.fixture(
+    scope="module",
+    params=["tiny-float32", "tiny-bfloat16", "windowed-float32", "small-float32", "small-bfloat16"],
+)
 def network(request: pytest.FixtureRequest) -> Phi3Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)

@@ -142,12 +142,15 @@ def restored_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("source", ["demo", "sequence-classification", "token-classification"])
+@pytest.mark.parametrize(
+    "source", ["demo", "small", "sequence-classification", "token-classification"]
+)
 def test_no_mix_changes_a_bit(
-    source: str, dtype: str, kv_dtype: str, two_headed: dict[str, Path]
+    source: str, dtype: str, kv_dtype: str, small: Path, two_headed: dict[str, Path]
 ) -> None:
     """The classifiers are random, have grouped queries, and generate as well."""
-    path = resolve_source("demo").path if source == "demo" else two_headed[source]
+    paths = {"demo": resolve_source("demo").path, "small": small, **two_headed}
+    path = paths[source]
     network = load_network(path, dtype)
     generator = random.Random(f"{source} {dtype} {kv_dtype}")
     pool = [draw_request(f"r{i}", generator, network) for i in range(POOL_SIZE)]
@@ -200,6 +203,6 @@ def test_no_mix_changes_a_bit(
             seen["crossing"] += answer_id in crossing
         seen[f"{num_threads} threads"] += 1
     kinds = {"preempted", "cached", "guessed right", "1 threads", "2 threads", "cancelled"}
-    kinds |= {"crossing"} if source == "demo" else {"crossing", "scored"}
+    kinds |= {"crossing"} if source in ("demo", "small") else {"crossing", "scored"}
     assert all(seen[kind] > 3 for kind in kinds), seen
     assert seen["answers"] > 4 * NUM_MIXES

@@ -1,0 +1,165 @@
+"""The weights of a Phi-3-small checkpoint: which there must be, and how the network holds them.
+
+Microsoft's file interleaves what this project keeps apart: the query, key and value heads of each
+group, and the two halves of the MLP. Rows are put in order once, here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phi3svc import ops
+from phi3svc.config.model import Phi3Config
+from phi3svc.config.phi3small_tokens import DUMMY_TOKEN_IDS
+from phi3svc.model.heads import (
+    EMBEDDING,
+    LM_HEAD,
+    SCORE,
+    load_embedding_and_head,
+    required_head_names,
+)
+from phi3svc.model.network import Head
+from phi3svc.model.weights import TensorSource, layer_name
+from phi3svc.ops import PackedLinear
+
+NORM, NORM_BIAS = "model.final_layernorm.weight", "model.final_layernorm.bias"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm."""
+
+    weight: Tensor  # [E]
+    bias: Tensor  # [E]
+
+
+@dataclass(frozen=True)
+class Phi3SmallLayerWeights:
+    """One decoder layer."""
+
+    input_norm: Norm
+    qkv: PackedLinear  # [(H + 2K)·D, E], rows q | k | v
+    qkv_bias: Tensor  # [(H + 2K)·D]
+    dense: PackedLinear  # [E, H·D]
+    dense_bias: Tensor  # [E]
+    post_attention_norm: Norm
+    gate_up: PackedLinear  # [2F, E], rows gate | up
+    gate_up_bias: Tensor  # [2F]
+    down: PackedLinear  # [E, F]
+    down_bias: Tensor  # [E]
+
+
+@dataclass(frozen=True)
+class Phi3SmallWeights:
+    """All weights, in the model's dtype. Tied: `embedding` and `lm_head` are the same object.
+
+    lm_head_bias: -inf for the tokens that are never to be generated, else 0; None if all may be.
+    """
+
+    embedding: Tensor | PackedLinear  # [V, E]
+    layers: tuple[Phi3SmallLayerWeights, ...]
+    norm: Norm
+    lm_head: PackedLinear | None = None  # [V, E]
+    lm_head_bias: Tensor | None = None  # [V]
+    score: PackedLinear | None = None  # [C, E]
+
+
+def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint may hold and the network uses."""
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    mixed = config.num_attention_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config.vocab_size, hidden),
+        NORM: (hidden,),
+        NORM_BIAS: (hidden,),
+        LM_HEAD: (config.vocab_size, hidden),
+    }
+    for i in range(config.num_hidden_layers):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes |= {layer_name(i, norm): (hidden,), layer_name(i, norm, "bias"): (hidden,)}
+        for linear, num_rows, num_columns in (
+            ("self_attn.query_key_value", config.qkv_features, hidden),
+            ("self_attn.dense", hidden, mixed),
+            ("mlp.up_proj", 2 * mlp, hidden),
+            ("mlp.down_proj", hidden, mlp),
+        ):
+            shapes[layer_name(i, linear)] = (num_rows, num_columns)
+            shapes[layer_name(i, linear, "bias")] = (num_rows,)
+    if config.id2label:
+        shapes[SCORE] = (len(config.id2label), hidden)
+    return shapes
+
+
+def required_names(config: Phi3Config) -> list[str]:
+    """The tensors without which the architecture cannot run."""
+    names = [n for n in expected_shapes(config) if n.startswith("model.")]
+    return names + required_head_names(config)
+
+
+def load_phi3small(
+    config: Phi3Config, source: TensorSource, to: torch.dtype
+) -> tuple[Phi3SmallWeights, frozenset[Head]]:
+    """Read, convert and pack one tensor after the other; also says which heads they make."""
+
+    def norm(layer_idx: int, module: str) -> Norm:
+        return Norm(
+            source.read(layer_name(layer_idx, module), to),
+            source.read(layer_name(layer_idx, module, "bias"), to),
+        )
+
+    def read(layer_idx: int, module: str, kind: str = "weight") -> Tensor:
+        return source.read(layer_name(layer_idx, module, kind), to)
+
+    layers = tuple(
+        Phi3SmallLayerWeights(
+            input_norm=norm(i, "input_layernorm"),
+            qkv=ops.pack_linear(ungroup_qkv(read(i, "self_attn.query_key_value"), config)),
+            qkv_bias=ungroup_qkv(read(i, "self_attn.query_key_value", "bias"), config),
+            dense=ops.pack_linear(read(i, "self_attn.dense")),
+            dense_bias=read(i, "self_attn.dense", "bias"),
+            post_attention_norm=norm(i, "post_attention_layernorm"),
+            gate_up=ops.pack_gate_up(deinterleave(read(i, "mlp.up_proj"))),
+            gate_up_bias=deinterleave(read(i, "mlp.up_proj", "bias")),
+            down=ops.pack_linear(read(i, "mlp.down_proj")),
+            down_bias=read(i, "mlp.down_proj", "bias"),
+        )
+        for i in range(config.num_hidden_layers)
+    )
+    embedding, lm_head = load_embedding_and_head(config, source, to)
+    weights = Phi3SmallWeights(
+        embedding=embedding,
+        layers=layers,
+        norm=Norm(source.read(NORM, to), source.read(NORM_BIAS, to)),
+        lm_head=lm_head,
+        lm_head_bias=_forbidding_bias(config.vocab_size, to) if lm_head is not None else None,
+        score=ops.pack_linear(source.read(SCORE, to)) if SCORE in source else None,
+    )
+    heads: set[Head] = {"generation"} if lm_head is not None else set()
+    if weights.score is not None:
+        heads.add("sequence-classification")
+    return weights, frozenset(heads)
+
+
+def ungroup_qkv(rows: Tensor, config: Phi3Config) -> Tensor:
+    """Rows [K × (H/K query heads, a key head, a value head) × D, ...] in the order q | k | v."""
+    num_kv_heads, rest = config.num_key_value_heads, rows.shape[1:]
+    groups = rows.view(num_kv_heads, -1, config.head_dim, *rest)
+    parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
+    return torch.cat([part.reshape(-1, *rest) for part in parts])
+
+
+def deinterleave(rows: Tensor) -> Tensor:
+    """Rows gate, up, gate, up, ... [2F, ...] in the order gate | up."""
+    return torch.cat([rows[0::2], rows[1::2]])
+
+
+def _forbidding_bias(vocab_size: int, dtype: torch.dtype) -> Tensor | None:
+    dummy_ids = [token_id for token_id in DUMMY_TOKEN_IDS if token_id < vocab_size]
+    if not dummy_ids:
+        return None
+    bias = torch.zeros(vocab_size, dtype=dtype)
+    bias[dummy_ids] = -torch.inf
+    return bias
