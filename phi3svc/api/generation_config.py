@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from phi3svc.api.configuration import with_revision
 from phi3svc.api.generation_fields import CHECKS, checked, is_off, refuse_unsupported
+from phi3svc.config.checkpoint import resolve_source
 from phi3svc.config.json_file import read_json_object
 from phi3svc.config.model import Phi3Config
 from phi3svc.errors import ConfigError, InvalidRequest
@@ -81,6 +83,11 @@ class GenerationConfig:
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
         return f"{type(self).__name__}({given})"
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> GenerationConfig:
+        """That of a checkpoint: local folder, embedded model or hub id. Raises ConfigError."""
+        return cls.from_dir(resolve_source(with_revision(source, revision)).path)
 
     @classmethod
     def from_dir(cls, path: Path, config: Phi3Config | None = None) -> GenerationConfig:

@@ -140,13 +140,15 @@ CHECKS: Mapping[str, Check] = {
 IGNORED = frozenset(
     {
         # How transformers computes, or files its configs; what comes out does not depend on it.
+        # The engine looks up guesses in what is there already by itself, where that pays.
         *("cache_implementation", "cache_config", "max_cache_len", "compile_config"),
         *("disable_compile", "prefill_chunk_size", "low_memory", "continuous_batching_config"),
+        *("prompt_lookup_num_tokens", "max_matching_ngram_size"),
         *("transformers_version", "_from_model_config", "_commit_hash", "decoder_start_token_id"),
         # Settings of assistants, which are refused themselves.
         *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule"),
         *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
-        *("max_matching_ngram_size", "assistant_ensemble_weight"),
+        "assistant_ensemble_weight",
     }
 )
 
@@ -172,7 +174,6 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "token_healing": (False,),
     "guidance_scale": (1,),
     "watermarking_config": (),
-    "prompt_lookup_num_tokens": (),
     "assistant_early_exit": (),
     "speculation_type": (),
     "penalty_alpha": (0,),

@@ -1,4 +1,4 @@
-"""A model that can only generate, and transformers beside it."""
+"""Prompts to generate from, and transformers to compare with."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from phi3svc.api.generation import GenerationMixin
-from phi3svc.api.generation_config import GenerationConfig
-from phi3svc.model.loader import load_network
 from tests.model.checkpoints import PAD_TOKEN_ID
 
 ORIGINAL = 32
 """LongRoPE's original length in these tests."""
-
-
-class Generator(GenerationMixin):
-    def __init__(self, path: Path) -> None:
-        self.network = load_network(path)
-        self.generation_config = GenerationConfig.from_dir(path)
 
 
 def oracle_model(path: Path) -> Any:

@@ -10,8 +10,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.errors import InvalidRequest
-from tests.api.generating import ORIGINAL, Generator, left_padded, oracle_model, prompt
+from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
 from tests.model.checkpoints import END_TOKEN_ID, PAD_TOKEN_ID
 from tests.model.conftest import MakeCheckpoint
 
@@ -22,8 +23,8 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Generator:
-    return Generator(path)
+def model(path: Path) -> Phi3ForCausalLM:
+    return Phi3ForCausalLM.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def ids(length: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def stopping_id(model: Generator) -> int:
+def stopping_id(model: Phi3ForCausalLM) -> int:
     """A token that the greedy answer to ids(10) has, not at its beginning."""
     answer = model.generate(ids(10), max_new_tokens=8)[0, 10:].tolist()
     return next(token_id for token_id in answer[3:] if token_id not in answer[:3])
@@ -54,7 +55,7 @@ GREEDY: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("length", [1, 10, ORIGINAL - 4, ORIGINAL, ORIGINAL + 1])
 @pytest.mark.parametrize("settings", GREEDY.values(), ids=GREEDY)
-def test_greedy(model: Generator, oracle: Any, length: int, settings: dict[str, Any]) -> None:
+def test_greedy(model: Phi3ForCausalLM, oracle: Any, length: int, settings: dict[str, Any]) -> None:
     if settings.get("max_length", 99) <= length and "max_new_tokens" not in settings:
         settings = settings | {"max_length": length + 3}
     ours = model.generate(ids(length), **settings)
@@ -63,11 +64,11 @@ def test_greedy(model: Generator, oracle: Any, length: int, settings: dict[str, 
     assert torch.equal(ours, oracle.generate(ids(length), **settings))
 
 
-def test_twenty_tokens_when_nothing_is_said(model: Generator) -> None:
+def test_twenty_tokens_when_nothing_is_said(model: Phi3ForCausalLM) -> None:
     assert model.generate(ids(10)).shape == (1, 30)
 
 
-def test_the_end_of_the_context_ends_a_row(model: Generator) -> None:
+def test_the_end_of_the_context_ends_a_row(model: Phi3ForCausalLM) -> None:
     context_len = model.network.config.context_len
     assert model.generate(ids(context_len - 3), max_new_tokens=9).shape == (1, context_len)
 
@@ -87,7 +88,7 @@ def test_the_end_of_the_context_ends_a_row(model: Generator) -> None:
 )
 @pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
 def test_stop_tokens_padding_and_shortest_answers(
-    model: Generator, oracle: Any, stopping_id: int, settings: dict[str, Any]
+    model: Phi3ForCausalLM, oracle: Any, stopping_id: int, settings: dict[str, Any]
 ) -> None:
     """Rows of one length, of which one stops early."""
     rows = torch.cat([ids(10), ids(10, seed=1), ids(10, seed=2)])
@@ -97,7 +98,7 @@ def test_stop_tokens_padding_and_shortest_answers(
 
 
 def test_padding_is_the_first_stop_id_when_there_is_no_other(
-    model: Generator, oracle: Any, stopping_id: int
+    model: Phi3ForCausalLM, oracle: Any, stopping_id: int
 ) -> None:
     rows = torch.cat([ids(10), ids(10, seed=1)])
     settings: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": [stopping_id, PAD_TOKEN_ID]}
@@ -106,14 +107,16 @@ def test_padding_is_the_first_stop_id_when_there_is_no_other(
     assert (ours == stopping_id).sum() > 1
 
 
-def test_left_padding(model: Generator, oracle: Any) -> None:
+def test_left_padding(model: Phi3ForCausalLM, oracle: Any) -> None:
     """Below the original length, where transformers is right."""
     batch = left_padded([prompt(n) for n in (3, 17, 9)])
     ours = model.generate(**batch, max_new_tokens=10)
     assert torch.equal(ours, oracle.generate(**batch, max_new_tokens=10))
 
 
-def test_padding_is_told_by_its_id_unless_that_stops_too(model: Generator, oracle: Any) -> None:
+def test_padding_is_told_by_its_id_unless_that_stops_too(
+    model: Phi3ForCausalLM, oracle: Any
+) -> None:
     batch = left_padded([prompt(n) for n in (3, 17)], pad_id=299)["input_ids"]
     settings = {"max_new_tokens": 6, "pad_token_id": 299}
     inferred = model.generate(batch, **settings)
@@ -123,20 +126,20 @@ def test_padding_is_told_by_its_id_unless_that_stops_too(model: Generator, oracl
     assert not torch.equal(inferred[0], taken[0])
 
 
-def test_holes_in_a_mask(model: Generator, oracle: Any) -> None:
+def test_holes_in_a_mask(model: Phi3ForCausalLM, oracle: Any) -> None:
     mask = torch.tensor([[0, 1, 1, 0, 1, 0, 1, 1]])
     ours = model.generate(ids(8), attention_mask=mask, max_new_tokens=8)
     assert torch.equal(ours, oracle.generate(ids(8), attention_mask=mask, max_new_tokens=8))
 
 
-def test_right_padding_is_not_read(model: Generator) -> None:
+def test_right_padding_is_not_read(model: Phi3ForCausalLM) -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
     padded = model.generate(ids(7), attention_mask=mask, max_new_tokens=8)
     alone = model.generate(ids(7)[:, :5], max_new_tokens=8)
     assert torch.equal(padded[:, 7:], alone[:, 5:])
 
 
-def test_inputs_in_every_form(model: Generator) -> None:
+def test_inputs_in_every_form(model: Phi3ForCausalLM) -> None:
     batch = left_padded([prompt(n) for n in (3, 17)])
     expected = model.generate(**batch, max_new_tokens=4)
     encoding = transformers.BatchEncoding(batch | {"token_type_ids": batch["input_ids"]})
@@ -150,12 +153,12 @@ def test_inputs_in_every_form(model: Generator) -> None:
         assert torch.equal(ours, expected)
 
 
-def test_no_input_is_the_bos_token(model: Generator, oracle: Any) -> None:
+def test_no_input_is_the_bos_token(model: Phi3ForCausalLM, oracle: Any) -> None:
     assert torch.equal(model.generate(max_new_tokens=4), oracle.generate(max_new_tokens=4))
 
 
 def test_settings_of_model_config_and_arguments(path: Path, oracle: Any) -> None:
-    model = Generator(path)
+    model = Phi3ForCausalLM.from_pretrained(path)
     config = transformers.GenerationConfig(max_new_tokens=4, repetition_penalty=1.9)
     theirs = oracle.generate(ids(10), generation_config=config)
     assert torch.equal(model.generate(ids(10), config), theirs)
@@ -168,12 +171,16 @@ def test_settings_of_model_config_and_arguments(path: Path, oracle: Any) -> None
     )
 
 
-def test_what_asks_for_nothing_is_taken(model: Generator) -> None:
+def test_what_asks_for_nothing_is_taken(model: Phi3ForCausalLM) -> None:
     nothing: dict[str, Any] = dict.fromkeys(
         ("past_key_values", "inputs_embeds", "assistant_model", "negative_prompt_ids", "tokenizer")
     )
     ours = model.generate(
-        ids(5), logits_processor=transformers.LogitsProcessorList(), max_new_tokens=2, **nothing
+        ids(5),
+        logits_processor=transformers.LogitsProcessorList(),
+        prompt_lookup_num_tokens=3,
+        max_new_tokens=2,
+        **nothing,
     )
     assert torch.equal(ours, model.generate(ids(5), max_new_tokens=2))
 
@@ -206,24 +213,21 @@ def test_what_asks_for_nothing_is_taken(model: Generator) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_errors_name_the_field(model: Generator, field: str, arguments: dict[str, Any]) -> None:
+def test_errors_name_the_field(
+    model: Phi3ForCausalLM, field: str, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         model.generate(**arguments)
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
-def test_answers_that_memory_cannot_hold(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_memory_cannot_hold(
+    model: Phi3ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("phi3svc.api.memory.available_bytes", lambda: 1000)
     monkeypatch.setattr("phi3svc.api.memory._UNCHECKED", 0)
     with pytest.raises(InvalidRequest, match="max_new_tokens: the keys and values of"):
-        Generator.generate(_on(model), ids(5), max_new_tokens=100)
+        Phi3ForCausalLM.from_network(model.network).generate(ids(5), max_new_tokens=100)
     scores = {"return_dict_in_generate": True, "output_scores": True}
     with pytest.raises(InvalidRequest, match="max_new_tokens: the scores of 100 tokens"):
         model.generate(ids(5), max_new_tokens=100, **scores)
-
-
-def _on(model: Generator) -> Generator:
-    """The same model, without an engine yet."""
-    other = Generator.__new__(Generator)
-    other.network, other.generation_config = model.network, model.generation_config
-    return other

@@ -185,6 +185,12 @@ def test_a_checkpoint_without_the_file(folder: Path) -> None:
     )
 
 
+def test_a_checkpoint_by_its_source(folder: Path) -> None:
+    write_generation_config(folder, top_p=0.5)
+    assert GenerationConfig.from_pretrained(str(folder)) == GenerationConfig.from_dir(folder)
+    assert GenerationConfig.from_pretrained("demo").eos_token_ids
+
+
 def test_stop_ids_are_those_of_both_files_in_the_order_of_the_first(folder: Path) -> None:
     write_generation_config(folder, eos_token_id=[END_TOKEN_ID, 7, 5000], do_sample=True, top_p=0.9)
     config = GenerationConfig.from_dir(folder)

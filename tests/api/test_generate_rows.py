@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from phi3svc.api.generation_config import GenerationConfig
+from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.errors import InvalidRequest
-from tests.api.generating import ORIGINAL, Generator, left_padded, oracle_model, prompt
+from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
 from tests.engine.core_runs import make_core, run
 from tests.model.conftest import MakeCheckpoint
 
@@ -47,8 +48,8 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Generator:
-    return Generator(path)
+def model(path: Path) -> Phi3ForCausalLM:
+    return Phi3ForCausalLM.from_pretrained(path)
 
 
 def answers(sequences: Tensor, width: int) -> list[list[int]]:
@@ -58,16 +59,16 @@ def answers(sequences: Tensor, width: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("settings", [{}, SAMPLED | {"seed": 5}], ids=["greedy", "sampled"])
-def test_a_batch_is_its_rows(model: Generator, path: Path, settings: dict[str, Any]) -> None:
+def test_a_batch_is_its_rows(model: Phi3ForCausalLM, path: Path, settings: dict[str, Any]) -> None:
     settings = {"max_new_tokens": 14, "pad_token_id": PADDING} | settings
     batch = left_padded(ROWS)
     together = answers(model.generate(**batch, **settings), batch["input_ids"].shape[1])
     for row, answer in zip(ROWS, together, strict=True):
-        alone = Generator(path).generate(torch.tensor([row]), **settings)
+        alone = Phi3ForCausalLM.from_pretrained(path).generate(torch.tensor([row]), **settings)
         assert answers(alone, len(row)) == [answer]
 
 
-def test_left_padding_across_the_original_length(model: Generator, path: Path) -> None:
+def test_left_padding_across_the_original_length(model: Phi3ForCausalLM, path: Path) -> None:
     """Where transformers goes wrong with padding: it is right without."""
     oracle = oracle_model(path)
     batch = left_padded(ROWS)
@@ -78,7 +79,7 @@ def test_left_padding_across_the_original_length(model: Generator, path: Path) -
 
 
 @pytest.mark.parametrize("num", [1, 3])
-def test_rows_are_what_the_engine_serves(model: Generator, num: int) -> None:
+def test_rows_are_what_the_engine_serves(model: Phi3ForCausalLM, num: int) -> None:
     settings = SAMPLED | {"max_new_tokens": 14, "seed": 12345, "num_return_sequences": num}
     batch = left_padded(ROWS)
     ours = answers(model.generate(**batch, **settings), batch["input_ids"].shape[1])
@@ -100,7 +101,7 @@ def test_rows_are_what_the_engine_serves(model: Generator, num: int) -> None:
     assert len(set(map(tuple, ours))) == len(ours)
 
 
-def test_a_manual_seed_repeats_a_script(model: Generator) -> None:
+def test_a_manual_seed_repeats_a_script(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(9)] * 3)
 
     def draw(seed: int) -> list[list[list[int]]]:
@@ -114,7 +115,7 @@ def test_a_manual_seed_repeats_a_script(model: Generator) -> None:
     assert draw(2) != [first, second]
 
 
-def test_without_sampling_no_random_number_is_taken(model: Generator) -> None:
+def test_without_sampling_no_random_number_is_taken(model: Phi3ForCausalLM) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     model.generate(torch.tensor([prompt(9)]), max_new_tokens=2)
@@ -122,7 +123,9 @@ def test_without_sampling_no_random_number_is_taken(model: Generator) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_samples_are_drawn_from_what_transformers_draws_from(model: Generator, path: Path) -> None:
+def test_samples_are_drawn_from_what_transformers_draws_from(
+    model: Phi3ForCausalLM, path: Path
+) -> None:
     """First tokens of many draws, and the probabilities in transformers' scores."""
     rows = torch.tensor([prompt(9)])
     settings: dict[str, Any] = {"do_sample": True, "top_k": 6, "temperature": 1.5}
@@ -142,7 +145,7 @@ def test_samples_are_drawn_from_what_transformers_draws_from(model: Generator, p
 
 
 def test_an_engine_is_kept_and_grows(path: Path) -> None:
-    model = Generator(path)
+    model = Phi3ForCausalLM.from_pretrained(path)
     row = torch.tensor([prompt(60)])
     first = model.generate(row, max_new_tokens=20)
     assert model._runs is not None
@@ -154,19 +157,19 @@ def test_an_engine_is_kept_and_grows(path: Path) -> None:
 
 
 def test_more_rows_than_run_at_once_and_than_memory_holds(
-    model: Generator, path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Phi3ForCausalLM, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks for two rows or so: the others wait, or are preempted."""
     rows = torch.tensor([prompt(20, seed) for seed in range(24)])
     expected = model.generate(rows, max_new_tokens=30)
     monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: 1 << 17)
-    small = Generator(path)
+    small = Phi3ForCausalLM.from_pretrained(path)
     assert torch.equal(small.generate(rows, max_new_tokens=30), expected)
     assert small._runs is not None
     assert small._runs._num_blocks < 24
 
 
-def test_nothing_is_left_over_after_an_error(model: Generator) -> None:
+def test_nothing_is_left_over_after_an_error(model: Phi3ForCausalLM) -> None:
     row = torch.tensor([prompt(20)])
     expected = model.generate(row, max_new_tokens=6)
 
@@ -180,7 +183,7 @@ def test_nothing_is_left_over_after_an_error(model: Generator) -> None:
     assert torch.equal(model.generate(row, max_new_tokens=6), expected)
 
 
-def test_the_config_of_a_model_is_not_changed(model: Generator) -> None:
+def test_the_config_of_a_model_is_not_changed(model: Phi3ForCausalLM) -> None:
     before = GenerationConfig(**model.generation_config.to_dict())
     model.generate(torch.tensor([prompt(3)]), max_new_tokens=2, top_k=3, pad_token_id=4)
     assert model.generation_config == before

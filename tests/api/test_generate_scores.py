@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from phi3svc.api.generation_outputs import GenerateDecoderOnlyOutput
-from tests.api.generating import ORIGINAL, Generator, left_padded, oracle_model, prompt
+from phi3svc.api.modeling import Phi3ForCausalLM
+from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
 from tests.model.conftest import MakeCheckpoint
 
 ALL = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
@@ -25,8 +26,8 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Generator:
-    return Generator(path)
+def model(path: Path) -> Phi3ForCausalLM:
+    return Phi3ForCausalLM.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def assert_close(ours: Any, theirs: Any) -> None:
         torch.testing.assert_close(own, other, atol=TOLERANCE, rtol=0)
 
 
-def assert_same_transition_scores(model: Generator, oracle: Any, ours: Any, theirs: Any) -> None:
+def assert_same_transition_scores(
+    model: Phi3ForCausalLM, oracle: Any, ours: Any, theirs: Any
+) -> None:
     for normalize in (False, True):
         own, other = (
             who.compute_transition_scores(
@@ -63,7 +66,7 @@ def assert_same_transition_scores(model: Generator, oracle: Any, ours: Any, thei
     ],
     ids=["plain", "processed", "min_length"],
 )
-def test_greedy(model: Generator, oracle: Any, length: int, settings: dict[str, Any]) -> None:
+def test_greedy(model: Phi3ForCausalLM, oracle: Any, length: int, settings: dict[str, Any]) -> None:
     rows = torch.tensor([prompt(length)])
     ours = model.generate(rows, max_new_tokens=11, **settings, **ALL)
     theirs = oracle.generate(rows, max_new_tokens=11, **settings, **ALL)
@@ -84,7 +87,7 @@ def test_greedy(model: Generator, oracle: Any, length: int, settings: dict[str, 
     ],
     ids=str,
 )
-def test_sampled(model: Generator, oracle: Any, settings: dict[str, Any]) -> None:
+def test_sampled(model: Phi3ForCausalLM, oracle: Any, settings: dict[str, Any]) -> None:
     """Step by step: transformers' scores behind what was drawn here."""
     rows = torch.tensor([prompt(ORIGINAL - 3)])
     settings = settings | {"do_sample": True} | ALL
@@ -99,8 +102,12 @@ def test_sampled(model: Generator, oracle: Any, settings: dict[str, Any]) -> Non
         assert scores[0, ours.sequences[0, rows.shape[1] + step]] > -torch.inf
 
 
-def test_greedy_tokens_are_the_largest_scores_to_the_bit(model: Generator) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_greedy_tokens_are_the_largest_scores_to_the_bit(
+    checkpoint: MakeCheckpoint, dtype: str
+) -> None:
     """Of several rows, with and without padding, each as it is alone."""
+    model = Phi3ForCausalLM.from_pretrained(checkpoint(original=ORIGINAL, dtype=dtype))
     batch = left_padded([prompt(n) for n in (3, ORIGINAL - 6, ORIGINAL + 2)])
     width = batch["input_ids"].shape[1]
     settings = {"max_new_tokens": 12, "repetition_penalty": 1.2} | ALL
@@ -114,7 +121,7 @@ def test_greedy_tokens_are_the_largest_scores_to_the_bit(model: Generator) -> No
             assert torch.equal(ours.logits[step][i], alone.logits[step][0])
 
 
-def test_rows_that_have_ended_have_zeros(model: Generator) -> None:
+def test_rows_that_have_ended_have_zeros(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(9), prompt(9, seed=1)])
     first = model.generate(rows, max_new_tokens=1)[0, -1].item()
     ours = model.generate(rows, max_new_tokens=4, eos_token_id=first, **ALL)
@@ -124,7 +131,7 @@ def test_rows_that_have_ended_have_zeros(model: Generator) -> None:
         assert scores[1].any()
 
 
-def test_answers_of_one_prompt_share_its_computation_and_differ(model: Generator) -> None:
+def test_answers_of_one_prompt_share_its_computation_and_differ(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(ORIGINAL - 3)])
     settings = {"do_sample": True, "seed": 1, "max_new_tokens": 7} | ALL
     ours = model.generate(rows, num_return_sequences=3, **settings)
@@ -133,7 +140,7 @@ def test_answers_of_one_prompt_share_its_computation_and_differ(model: Generator
         assert torch.equal(ours.logits[6][i], again.logits[0][0])
 
 
-def test_only_what_is_asked_for(model: Generator) -> None:
+def test_only_what_is_asked_for(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(9)])
     assert isinstance(model.generate(rows, max_new_tokens=2, output_scores=True), Tensor)
     output = model.generate(rows, max_new_tokens=2, return_dict_in_generate=True)
@@ -151,7 +158,7 @@ BEAMS = {
 
 @pytest.mark.parametrize("settings", BEAMS.values(), ids=BEAMS)
 @pytest.mark.parametrize("length", [9, ORIGINAL - 3])
-def test_beams(model: Generator, oracle: Any, settings: dict[str, Any], length: int) -> None:
+def test_beams(model: Phi3ForCausalLM, oracle: Any, settings: dict[str, Any], length: int) -> None:
     rows = torch.tensor([prompt(length)])
     settings = {"num_beams": 4, "max_new_tokens": 8} | settings | ALL
     ours, theirs = model.generate(rows, **settings), oracle.generate(rows, **settings)
@@ -163,7 +170,7 @@ def test_beams(model: Generator, oracle: Any, settings: dict[str, Any], length: 
     assert_same_transition_scores(model, oracle, ours, theirs)
 
 
-def test_beams_of_a_padded_batch(model: Generator, oracle: Any) -> None:
+def test_beams_of_a_padded_batch(model: Phi3ForCausalLM, oracle: Any) -> None:
     batch = left_padded([prompt(n) for n in (3, 11, 7)])
     settings = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 7}
     ours = model.generate(**batch, **settings, **ALL)
@@ -178,7 +185,7 @@ def test_beams_of_a_padded_batch(model: Generator, oracle: Any) -> None:
             assert torch.equal(ours.scores[step][3 * i : 3 * i + 3], scores)
 
 
-def test_sampled_beams_repeat_with_their_seed(model: Generator) -> None:
+def test_sampled_beams_repeat_with_their_seed(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(9)])
     settings: dict[str, Any] = {"num_beams": 3, "do_sample": True, "max_new_tokens": 9}
     first = model.generate(rows, seed=1, **settings)

@@ -15,10 +15,11 @@ from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.api.stopping import StopStrings
 from phi3svc.errors import InvalidRequest
 from phi3svc.text import tokenizer as text_tokenizer
-from tests.api.generating import Generator, left_padded, oracle_model, prompt
+from tests.api.generating import left_padded, oracle_model, prompt
 from tests.model.checkpoints import write_tokenizer
 from tests.model.conftest import MakeCheckpoint
 
@@ -29,8 +30,8 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Generator:
-    return Generator(path)
+def model(path: Path) -> Phi3ForCausalLM:
+    return Phi3ForCausalLM.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,15 @@ MASK = torch.ones_like(ROWS)
 
 
 @pytest.fixture(scope="module")
-def texts(model: Generator, tokenizer: Any) -> list[str]:
+def texts(model: Phi3ForCausalLM, tokenizer: Any) -> list[str]:
     """Greedy answers, as text."""
     answers = model.generate(ROWS, attention_mask=MASK, max_new_tokens=20)[:, 12:]
     return [tokenizer.decode(answer) for answer in answers]
 
 
-def test_stop_strings(model: Generator, oracle: Any, tokenizer: Any, texts: list[str]) -> None:
+def test_stop_strings(
+    model: Phi3ForCausalLM, oracle: Any, tokenizer: Any, texts: list[str]
+) -> None:
     runs = [re.findall("[ -~]+", text) for text in texts]  # random bytes are seldom UTF-8
     strings = [runs[0][1], runs[1][1], runs[2][1], "never there"]
     settings: dict[str, Any] = {"max_new_tokens": 20, "pad_token_id": 299, "attention_mask": MASK}
@@ -64,7 +67,7 @@ def test_stop_strings(model: Generator, oracle: Any, tokenizer: Any, texts: list
     assert (ours == 299).any(dim=1).sum() >= 2
 
 
-def test_a_stop_string_needs_a_tokenizer(model: Generator) -> None:
+def test_a_stop_string_needs_a_tokenizer(model: Phi3ForCausalLM) -> None:
     with pytest.raises(InvalidRequest, match=r"^tokenizer: needed to find stop_strings"):
         model.generate(ROWS, stop_strings="a", max_new_tokens=3)
 
@@ -118,11 +121,11 @@ class Watcher(StoppingCriteria):
 
 
 @pytest.fixture(scope="module")
-def stopping_ids(model: Generator) -> set[int]:
+def stopping_ids(model: Phi3ForCausalLM) -> set[int]:
     return set(model.generate(ROWS, attention_mask=MASK, max_new_tokens=7)[:2, -1].tolist())
 
 
-def test_criteria(model: Generator, oracle: Any, stopping_ids: set[int]) -> None:
+def test_criteria(model: Phi3ForCausalLM, oracle: Any, stopping_ids: set[int]) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 20, "pad_token_id": 299, "attention_mask": MASK}
     ours = model.generate(
         ROWS, stopping_criteria=StoppingCriteriaList([Watcher(stopping_ids)]), **settings
@@ -134,7 +137,7 @@ def test_criteria(model: Generator, oracle: Any, stopping_ids: set[int]) -> None
     assert (ours[:2, -1] == 299).all()
 
 
-def test_a_criterion_is_shown_each_row_with_its_padding(model: Generator) -> None:
+def test_a_criterion_is_shown_each_row_with_its_padding(model: Phi3ForCausalLM) -> None:
     batch = left_padded([prompt(3), prompt(5)])
     watcher = Watcher(set())
     sequences = model.generate(**batch, max_new_tokens=4, stopping_criteria=[watcher]).tolist()
@@ -142,7 +145,7 @@ def test_a_criterion_is_shown_each_row_with_its_padding(model: Generator) -> Non
     assert sorted(watcher.shown) == sorted(expected)
 
 
-def test_a_criterion_stops_one_of_a_prompts_answers(model: Generator) -> None:
+def test_a_criterion_stops_one_of_a_prompts_answers(model: Phi3ForCausalLM) -> None:
     settings: dict[str, Any] = {"do_sample": True, "seed": 1, "max_new_tokens": 8}
     row, settings["num_return_sequences"] = ROWS[:1], 3
     free = model.generate(row, **settings)
@@ -156,19 +159,19 @@ def test_a_criterion_stops_one_of_a_prompts_answers(model: Generator) -> None:
 
 
 @pytest.mark.parametrize("answer", [True, torch.tensor([True]), torch.tensor(True)], ids=str)
-def test_answers_of_criteria(model: Generator, answer: object) -> None:
+def test_answers_of_criteria(model: Phi3ForCausalLM, answer: object) -> None:
     stopped = model.generate(ROWS, stopping_criteria=[lambda ids, scores: answer], max_new_tokens=5)
     assert stopped.shape == (4, 13)
 
 
 @pytest.mark.parametrize("criteria", [[lambda ids, scores: torch.tensor([True, False])], [5]])
-def test_criteria_that_are_none(model: Generator, criteria: Any) -> None:
+def test_criteria_that_are_none(model: Phi3ForCausalLM, criteria: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^stopping_criteria: "):
         model.generate(ROWS, stopping_criteria=criteria, max_new_tokens=5)
 
 
 def test_criteria_and_stop_strings_of_beams(
-    model: Generator, oracle: Any, tokenizer: Any, stopping_ids: set[int], texts: list[str]
+    model: Phi3ForCausalLM, oracle: Any, tokenizer: Any, stopping_ids: set[int], texts: list[str]
 ) -> None:
     settings: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 12, "pad_token_id": 299}
     strings = [re.findall("[ -~]+", text)[0] for text in texts]
@@ -187,7 +190,7 @@ def test_criteria_and_stop_strings_of_beams(
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["tokens", "beams"])
-def test_time(model: Generator, settings: dict[str, Any]) -> None:
+def test_time(model: Phi3ForCausalLM, settings: dict[str, Any]) -> None:
     def slow(input_ids: Tensor, scores: None) -> bool:
         time.sleep(0.02)
         return False
@@ -200,5 +203,5 @@ def test_time(model: Generator, settings: dict[str, Any]) -> None:
     assert 12 < ours.shape[1] < 40
 
 
-def test_no_time_at_all_leaves_the_prompt(model: Generator) -> None:
+def test_no_time_at_all_leaves_the_prompt(model: Phi3ForCausalLM) -> None:
     assert model.generate(ROWS, max_time=0.0, max_new_tokens=5).shape[1] <= 13

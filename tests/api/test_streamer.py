@@ -11,8 +11,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.errors import InvalidRequest
-from tests.api.generating import Generator, oracle_model, prompt
+from tests.api.generating import oracle_model, prompt
 from tests.model.conftest import MakeCheckpoint
 
 
@@ -22,8 +23,8 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Generator:
-    return Generator(path)
+def model(path: Path) -> Phi3ForCausalLM:
+    return Phi3ForCausalLM.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ class Recorder:
         self.told.append("end")
 
 
-def test_it_is_told_what_transformers_tells(model: Generator, path: Path) -> None:
+def test_it_is_told_what_transformers_tells(model: Phi3ForCausalLM, path: Path) -> None:
     ours, theirs = Recorder(), Recorder()
     model.generate(ROW, max_new_tokens=6, streamer=ours)
     oracle_model(path).generate(ROW, max_new_tokens=6, streamer=theirs)
@@ -55,7 +56,7 @@ def test_it_is_told_what_transformers_tells(model: Generator, path: Path) -> Non
     assert ours.told[-1] == "end"
 
 
-def test_a_stopped_row_streams_no_further(model: Generator) -> None:
+def test_a_stopped_row_streams_no_further(model: Phi3ForCausalLM) -> None:
     """Though guessed tokens may already be there: of a text that repeats itself."""
     streamer = Recorder()
     sequences = model.generate(
@@ -71,7 +72,7 @@ def test_a_stopped_row_streams_no_further(model: Generator) -> None:
 
 @pytest.mark.parametrize("skip_prompt", [True, False])
 def test_text_streamer(
-    model: Generator, tokenizer: Any, capsys: pytest.CaptureFixture[str], skip_prompt: bool
+    model: Phi3ForCausalLM, tokenizer: Any, capsys: pytest.CaptureFixture[str], skip_prompt: bool
 ) -> None:
     streamer = transformers.TextStreamer(tokenizer, skip_prompt=skip_prompt)
     sequences = model.generate(ROW, max_new_tokens=20, streamer=streamer)
@@ -79,7 +80,7 @@ def test_text_streamer(
     assert capsys.readouterr().out == tokenizer.decode(shown) + "\n"
 
 
-def test_iterator_streamer_in_another_thread(model: Generator, tokenizer: Any) -> None:
+def test_iterator_streamer_in_another_thread(model: Phi3ForCausalLM, tokenizer: Any) -> None:
     streamer = transformers.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
     arguments = {"input_ids": ROW, "max_new_tokens": 20, "streamer": streamer}
     thread = threading.Thread(target=model.generate, kwargs=arguments)
@@ -89,7 +90,7 @@ def test_iterator_streamer_in_another_thread(model: Generator, tokenizer: Any) -
     assert "".join(pieces) == tokenizer.decode(model.generate(ROW, max_new_tokens=20)[0, 9:])
 
 
-def test_threads_take_turns(model: Generator) -> None:
+def test_threads_take_turns(model: Phi3ForCausalLM) -> None:
     rows = [torch.tensor([prompt(9, seed)]) for seed in range(6)]
     expected = [model.generate(row, max_new_tokens=40) for row in rows]
     found: dict[int, Tensor] = {}
@@ -115,7 +116,7 @@ def test_threads_take_turns(model: Generator) -> None:
     ],
     ids=["rows", "answers", "beams"],
 )
-def test_one_row_at_a_time(model: Generator, settings: dict[str, Any]) -> None:
+def test_one_row_at_a_time(model: Phi3ForCausalLM, settings: dict[str, Any]) -> None:
     streamer = Recorder()
     with pytest.raises(InvalidRequest, match=r"^streamer: given with"):
         model.generate(streamer=streamer, **settings)
