@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +13,8 @@ from phi3svc.api.modeling import (
     Phi3ForTokenClassification,
     Phi3Model,
 )
-from phi3svc.errors import ConfigError, InvalidRequest
+from phi3svc.errors import InvalidRequest
+from tests.api.batches import pad
 from tests.model import oracle
 from tests.model.checkpoints import PAD_TOKEN_ID
 from tests.model.conftest import MakeCheckpoint
@@ -26,17 +25,10 @@ LENGTHS = (20, 33, 1, 40)
 """Rows of one batch: short, long (the original length is 32), one token, and the longest."""
 
 
-def padded(side: str, pad_id: int = PAD_TOKEN_ID) -> tuple[list[list[int]], Tensor, Tensor]:
+def padded(side: str) -> tuple[list[list[int]], Tensor, Tensor]:
     """Rows of LENGTHS with their padded ids and mask."""
     rows = [random_ids(n, seed=n) for n in LENGTHS]
-    width = max(LENGTHS) + 2
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        at = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[i, at] = torch.tensor(row)
-        mask[i, at] = 1
-    return rows, ids, mask
+    return rows, *pad(rows, side, max(LENGTHS) + 2)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -144,32 +136,6 @@ def test_token_classifier_without_bias(checkpoint: MakeCheckpoint) -> None:
     scores = Phi3ForTokenClassification.from_pretrained(str(path))(torch.tensor([row])).logits
     theirs = oracle.load(path, architecture="Phi3ForTokenClassification")
     assert oracle.relative_error(scores[0], oracle.logits(theirs, row)) < 1e-4
-
-
-def test_class_without_its_head_is_refused(checkpoint: MakeCheckpoint) -> None:
-    path = checkpoint()
-    with pytest.raises(ConfigError, match="no token-classification head; its heads: generation"):
-        Phi3ForTokenClassification.from_pretrained(str(path))
-    with pytest.raises(ConfigError, match=r"device='cuda'.*cpu"):
-        Phi3ForCausalLM.from_pretrained(str(path), device="cuda")
-    with pytest.raises(ConfigError, match=r"dtype='int3'.*float32, bfloat16"):
-        Phi3ForCausalLM.from_pretrained(str(path), dtype="int3")
-
-
-BAD_INPUTS: dict[str, Callable[[Phi3ForCausalLM], object]] = {
-    r"input_ids: .*\[3\]": lambda m: m(torch.zeros(3, dtype=torch.long)),
-    "input_ids: .*float32": lambda m: m(torch.zeros(1, 3)),
-    r"id outside 0\.\.299": lambda m: m(torch.tensor([[1, 300]])),
-    "outside 0": lambda m: m(torch.tensor([[-1]])),
-    r"attention_mask: is \[1, 2\]": lambda m: m(torch.tensor([[1, 2, 3]]), torch.ones(1, 2)),
-}
-
-
-@pytest.mark.parametrize("message", BAD_INPUTS)
-def test_bad_input_is_named(checkpoint: MakeCheckpoint, message: str) -> None:
-    model = Phi3ForCausalLM.from_pretrained(str(checkpoint()))
-    with pytest.raises(InvalidRequest, match=message):
-        BAD_INPUTS[message](model)
 
 
 def test_row_of_padding_alone(checkpoint: MakeCheckpoint) -> None:
