@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -16,6 +16,7 @@ from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import FailedEvent, TokenEvent
 from phi3svc.engine.memory import available_bytes
 from phi3svc.engine.request import GenerateRequest, check_request
+from phi3svc.errors import InvalidRequest
 from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 
@@ -29,7 +30,7 @@ _CONFIG = EngineConfig(max_waiting_requests=1 << 20, max_waiting_tokens=1 << 32)
 class EngineRuns:
     """One engine, kept between runs with its prefix cache, and replaced when a run needs a larger.
 
-    A run of several threads at once waits for the others.
+    Not for two threads at once: see `turn`.
     """
 
     def __init__(self, network: Network) -> None:
@@ -37,6 +38,23 @@ class EngineRuns:
         self._core: EngineCore | None = None
         self._num_blocks = 0
         self._lock = threading.Lock()
+        self._thread_in_turn: int | None = None
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the network for oneself; waits for other threads to be done with it.
+
+        Raises InvalidRequest in a thread whose turn it is already: it would wait for itself.
+        """
+        if self._thread_in_turn == threading.get_ident():
+            text = "called by a streamer or stopping criterion of the same model's generate"
+            raise InvalidRequest.of("generate", text)
+        with self._lock:
+            self._thread_in_turn = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread_in_turn = None
 
     def run(
         self,
@@ -54,19 +72,18 @@ class EngineRuns:
         config = self._network.config
         for request in requests:
             check_request(request, config.vocab_size, config.context_len)
-        with self._lock:
-            core = self._core_for(requests)
-            try:
-                return self._run(core, requests, on_token, is_time_up)
-            except BaseException:
-                self._core = None  # whatever it was in the middle of
-                raise
-            finally:
-                for request in requests:
-                    core.cancel(request.request_id)
-                # A step that is queued still writes to the cache.
-                with contextlib.suppress(Exception):
-                    core.drain()
+        core = self._core_for(requests)
+        try:
+            return self._run(core, requests, on_token, is_time_up)
+        except BaseException:
+            self._core = None  # whatever it was in the middle of
+            raise
+        finally:
+            for request in requests:
+                core.cancel(request.request_id)
+            # A step that is queued still writes to the cache.
+            with contextlib.suppress(Exception):
+                core.drain()
 
     def _run(
         self,

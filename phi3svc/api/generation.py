@@ -43,8 +43,6 @@ class GenerationMixin:
     network: Network
     generation_config: GenerationConfig
 
-    _runs: EngineRuns | None = None
-
     def generate(
         self,
         inputs: Tensor | Mapping[str, Any] | None = None,
@@ -80,7 +78,8 @@ class GenerationMixin:
 
         streamer: for one row, without beams. stopping_criteria: called after each token for the
         one row that has got it, with input_ids [1, L] and no scores; true ends this row.
-        stop_strings need `tokenizer`. Raises InvalidRequest for whatever cannot be done, by name.
+        stop_strings need `tokenizer`. Calls from several threads take turns. Raises InvalidRequest
+        for whatever cannot be done, by name.
         """
         refused = {
             "logits_processor": logits_processor or None,  # an empty list asks for nothing
@@ -94,11 +93,14 @@ class GenerationMixin:
         settings = settle(self.generation_config, generation_config, kwargs)
         prompts = read_prompts(inputs, input_ids, attention_mask, settings, config.vocab_size)
         call = GenerationCall.of(config, settings, prompts, stopping_criteria, tokenizer)
-        if settings.num_beams > 1:
-            if streamer is not None:
-                raise InvalidRequest.of("streamer", "given with num_beams > 1, where none can be")
-            return self._search(call)
-        return self._sample(call, streamer)
+        if streamer is not None and settings.num_beams > 1:
+            raise InvalidRequest.of("streamer", "given with num_beams > 1, where none can be")
+        # Two threads may come here for the first time together.
+        runs: EngineRuns = self.__dict__.setdefault("_runs", EngineRuns(self.network))
+        with runs.turn():
+            if settings.num_beams > 1:
+                return self._search(call)
+            return self._sample(call, streamer, runs)
 
     def compute_transition_scores(
         self,
@@ -126,7 +128,7 @@ class GenerationMixin:
         return found.masked_fill(beam_indices < 0, 0.0)
 
     def _sample(
-        self, call: GenerationCall, streamer: Streamer | None
+        self, call: GenerationCall, streamer: Streamer | None, runs: EngineRuns
     ) -> Tensor | GenerateDecoderOnlyOutput:
         if streamer is not None and call.num_rows > 1:
             raise InvalidRequest.of("streamer", f"given with {call.num_rows} rows, not with one")
@@ -140,9 +142,7 @@ class GenerationMixin:
             return call.stopping.ends(row, answer)
 
         is_watched = streamer is not None or call.stopping.looks_at_tokens
-        if self._runs is None:
-            self._runs = EngineRuns(self.network)
-        by_prompt = self._runs.run(
+        by_prompt = runs.run(
             call.requests(), on_token if is_watched else None, call.stopping.is_time_up
         )
         if streamer is not None:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.modeling import Phi3ForCausalLM
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.errors import InvalidRequest
+from phi3svc.model.network import Network
 from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
 from tests.engine.core_runs import make_core, run
 from tests.model.conftest import MakeCheckpoint
@@ -144,29 +147,44 @@ def test_samples_are_drawn_from_what_transformers_draws_from(
     assert chi2 < 20.5  # five degrees of freedom: p = 0.001
 
 
-def test_an_engine_is_kept_and_grows(path: Path) -> None:
+@pytest.fixture
+def engines_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """KV blocks of each engine that is made."""
+    made = []
+
+    def make(network: Network, config: EngineConfig, num_blocks: int) -> EngineCore:
+        made.append(num_blocks)
+        return EngineCore(network, config, num_blocks)
+
+    monkeypatch.setattr("phi3svc.api.engine_runs.EngineCore", make)
+    return made
+
+
+def test_an_engine_is_kept_and_grows(path: Path, engines_made: list[int]) -> None:
     model = Phi3ForCausalLM.from_pretrained(path)
     row = torch.tensor([prompt(60)])
     first = model.generate(row, max_new_tokens=20)
-    assert model._runs is not None
-    core = model._runs._core
     assert torch.equal(model.generate(row, max_new_tokens=20), first)
-    assert model._runs._core is core
     assert torch.equal(model.generate(row, max_new_tokens=400)[:, :80], first)
-    assert model._runs._core is not core
+    assert torch.equal(model.generate(row, max_new_tokens=20), first)
+    before, after = engines_made
+    assert before < after
 
 
 def test_more_rows_than_run_at_once_and_than_memory_holds(
-    model: Phi3ForCausalLM, path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Phi3ForCausalLM,
+    path: Path,
+    engines_made: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Blocks for two rows or so: the others wait, or are preempted."""
+    """Blocks for few rows: the others wait, or are preempted."""
     rows = torch.tensor([prompt(20, seed) for seed in range(24)])
     expected = model.generate(rows, max_new_tokens=30)
+    del engines_made[:]
     monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: 1 << 17)
     small = Phi3ForCausalLM.from_pretrained(path)
     assert torch.equal(small.generate(rows, max_new_tokens=30), expected)
-    assert small._runs is not None
-    assert small._runs._num_blocks < 24
+    assert engines_made[0] < 24
 
 
 def test_nothing_is_left_over_after_an_error(model: Phi3ForCausalLM) -> None:

@@ -61,7 +61,7 @@ def assert_same_transition_scores(
     "settings",
     [
         {},
-        {"repetition_penalty": 1.3, "min_new_tokens": 4, "eos_token_id": [7, 8, 299]},
+        {"repetition_penalty": 1.3, "min_new_tokens": 4, "eos_token_id": [7, 8, 5000]},
         {"min_length": 30, "eos_token_id": [7, 8, 299]},
     ],
     ids=["plain", "processed", "min_length"],

@@ -90,21 +90,39 @@ def test_iterator_streamer_in_another_thread(model: Phi3ForCausalLM, tokenizer: 
     assert "".join(pieces) == tokenizer.decode(model.generate(ROW, max_new_tokens=20)[0, 9:])
 
 
-def test_threads_take_turns(model: Phi3ForCausalLM) -> None:
+SCORES = {"return_dict_in_generate": True, "output_scores": True}
+
+
+@pytest.mark.parametrize("settings", [{}, SCORES, SCORES | {"num_beams": 3}], ids=str)
+def test_threads_take_turns(model: Phi3ForCausalLM, settings: dict[str, Any]) -> None:
+    settings = settings | {"max_new_tokens": 40}
     rows = [torch.tensor([prompt(9, seed)]) for seed in range(6)]
-    expected = [model.generate(row, max_new_tokens=40) for row in rows]
-    found: dict[int, Tensor] = {}
+    expected = [model.generate(row, **settings) for row in rows]
+    found: dict[int, Any] = {}
 
     def generate(i: int) -> None:
-        found[i] = model.generate(rows[i], max_new_tokens=40)
+        found[i] = model.generate(rows[i], **settings)
 
     threads = [threading.Thread(target=generate, args=(i,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for i, sequences in enumerate(expected):
-        assert torch.equal(found[i], sequences)
+    for i, output in enumerate(expected):
+        if not settings.get("output_scores"):
+            assert torch.equal(found[i], output)
+            continue
+        assert torch.equal(found[i].sequences, output.sequences)
+        assert all(map(torch.equal, found[i].scores, output.scores))
+
+
+def test_a_call_within_a_call_is_refused(model: Phi3ForCausalLM) -> None:
+    def judge(input_ids: Tensor, scores: None) -> Any:
+        return model.generate(input_ids, max_new_tokens=1)
+
+    with pytest.raises(InvalidRequest, match="generate: called by a streamer or stopping crit"):
+        model.generate(ROW, max_new_tokens=3, stopping_criteria=judge)
+    assert model.generate(ROW, max_new_tokens=3).shape == (1, 12)
 
 
 @pytest.mark.parametrize(
