@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, TypedDict, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from phi3svc.api.cache import Phi3Cache
 from phi3svc.api.forward_pass import HiddenStates, Places, run
 from phi3svc.api.outputs import ModelOutput
 from phi3svc.api.pretrained import PretrainedModel
-from phi3svc.api.rows import batch_shape, read_batch
+from phi3svc.api.rows import Batch, batch_shape, read_batch
 from phi3svc.errors import InvalidRequest
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -69,9 +70,10 @@ class ForwardCall:
             self._cache.mask,
             past,
         )
-        self.past_key_values = (
-            self._cache if (model.config.use_cache if use_cache is None else use_cache) else None
-        )
+        keeps = model.config.use_cache if use_cache is None else use_cache
+        if position_ids is not None and attention_mask is None and past_key_values is None:
+            _refuse_packed(self.batch, keeps)
+        self.past_key_values = self._cache if keeps else None
         self._hidden = (
             HiddenStates(model.network, self.shape) if options.get("output_hidden_states") else None
         )
@@ -100,6 +102,20 @@ def _check_options(options: ForwardOptions) -> None:
         )
     if not isinstance(options.get("output_hidden_states"), bool | None):
         raise InvalidRequest.of("output_hidden_states", "must be true or false")
+
+
+def _refuse_packed(batch: Batch, keeps_cache: bool) -> None:
+    """Refuse positions that transformers takes for those of several sequences in one row.
+
+    It does where there is neither mask nor cache, and a position is not the one before and 1.
+    """
+    for row in batch.rows if not keeps_cache else ():
+        if any(b - a != 1 for a, b in pairwise(row.positions)):
+            raise InvalidRequest.of(
+                "position_ids",
+                f"row {row.row_idx} is packed of several sequences, as they are not consecutive: "
+                "give each a row of its own, or attention_mask if it is one sequence",
+            )
 
 
 def _check_cache_position(cache_position: Any, num_past: int, num_columns: int) -> None:

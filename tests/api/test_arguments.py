@@ -47,9 +47,10 @@ def expected(checkpoint: MakeCheckpoint) -> Any:
 )
 def test_position_ids(model: Phi3ForCausalLM, expected: Any, positions: Tensor) -> None:
     logits = model(IDS, position_ids=positions).logits
-    assert (
-        oracle.relative_error(logits, theirs(expected, IDS, position_ids=positions).logits) < 1e-4
-    )
+    full = theirs(expected, IDS, position_ids=positions).logits
+    assert oracle.relative_error(logits, full) < 1e-4
+    whole = {"position_ids": positions, "attention_mask": torch.ones_like(IDS), "use_cache": False}
+    assert logits.equal(model(IDS, **whole).logits)
     each = [model(IDS[i : i + 1], position_ids=positions[i % len(positions)][None]) for i in (0, 1)]
     assert logits.equal(torch.cat([out.logits for out in each]))
 
@@ -142,7 +143,8 @@ def test_hidden_states_of_rows_are_their_own(model: Phi3ForCausalLM) -> None:
     states = model(ids, mask, output_hidden_states=True).hidden_states
     cache = model(ids[:, :30], mask[:, :30]).past_key_values
     later = model(ids[:, 30:], mask, past_key_values=cache, output_hidden_states=True).hidden_states
-    assert states is not None and later is not None
+    assert states is not None
+    assert later is not None
     alone = model(ids[1:, -7:], output_hidden_states=True).hidden_states
     assert alone is not None
     for batch, rest, row in zip(states, later, alone, strict=True):
@@ -213,6 +215,9 @@ BAD_CALLS: dict[str, Callable[[Phi3ForCausalLM], object]] = {
         IDS, position_ids=torch.arange(501, 513)[None]
     ),
     "position_ids: -1 to 10": lambda m: m(IDS, position_ids=torch.arange(-1, 11)[None]),
+    "position_ids: row 0 is packed of several sequences": lambda m: m(
+        IDS, position_ids=torch.arange(12)[None] % 7, use_cache=False
+    ),
     "input_ids: row 0 has 513 positions": lambda m: m(torch.ones(1, 513, dtype=torch.long)),
     "logits_to_keep: -1": lambda m: m(IDS, logits_to_keep=-1),
     r"logits_to_keep: tensor\(\[12\]\)": lambda m: m(IDS, logits_to_keep=torch.tensor([12])),

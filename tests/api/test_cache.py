@@ -164,10 +164,11 @@ def test_call_that_fails_leaves_the_cache_usable(
         calls.append(args)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(forward_pass, "_STEP_TOKENS", 5)
         patched.setattr(model.network, "logits", fail)
-        model(new, past_key_values=cache)
+        with pytest.raises(KeyboardInterrupt):
+            model(new, past_key_values=cache)
     assert calls
     assert cache.get_seq_length() == num_tokens
     out = model(new, past_key_values=cache)
@@ -207,8 +208,8 @@ BAD_CALLS: dict[str, Callable[[Phi3ForCausalLM, Phi3Cache], object]] = {
     "past_key_values: has 1 rows; the batch has 2": lambda m, cache: m(
         torch.tensor([[1], [2]]), past_key_values=cache
     ),
-    r"attention_mask: is \[1, 1\]; expected \[1, 21\], the 20 columns of the past": lambda m, cache: (
-        m(torch.tensor([[1]]), torch.ones(1, 1), past_key_values=cache)
+    r"attention_mask: is \[1, 1\]; expected \[1, 21\], the 20 columns": lambda m, cache: m(
+        torch.tensor([[1]]), torch.ones(1, 1), past_key_values=cache
     ),
     "attention_mask: row 0 differs in the past": lambda m, cache: m(
         torch.tensor([[1]]), torch.tensor([[0] + [1] * 20]), past_key_values=cache

@@ -45,7 +45,7 @@ def test_causal_loss(checkpoint: MakeCheckpoint, arguments: dict[str, Any]) -> N
 
 
 def test_causal_loss_of_a_padded_batch(checkpoint: MakeCheckpoint) -> None:
-    """With padding labelled -100 as in transformers; and a label there, if it is not, is ignored."""
+    """Padding labelled -100: as in transformers. A label there, if it has one, is ignored."""
     path = checkpoint()
     model = Phi3ForCausalLM.from_pretrained(path)
     ids, mask = pad([random_ids(12), random_ids(5)], side="right")
