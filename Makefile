@@ -9,7 +9,7 @@ BUF    := $(NODE)/node_modules/.bin/buf
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint typecheck format protos lint-protos test-cpp sanitize \
+.PHONY: help setup build demo test test-slow bench lint typecheck format protos lint-protos test-cpp sanitize \
         embedded clean
 
 help: ## list the targets
@@ -40,6 +40,9 @@ demo: build ## stream a chat answer, label a review, find entities: all over gRP
 
 test: build ## run the test suite
 	$(BIN)/python -m pytest
+
+test-slow: build ## the minutes-long tests: Phi-3-mini at full size, 10 GB of memory and of disk
+	$(BIN)/python -m pytest -m slow
 
 bench: build ## what guessing ahead brings, and what a step costs besides its kernels
 	$(BIN)/python -m tests.bench.speculation
