@@ -12,7 +12,7 @@ from phi3svc.engine.sequence import Sequence
 class Room:
     """The blocks, as sequences use them.
 
-    rope_set: factor set for a sequence of that many tokens, 1 for the long one.
+    rope_set: the factor set of a sequence of that many tokens.
     """
 
     def __init__(

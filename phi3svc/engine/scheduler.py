@@ -230,7 +230,7 @@ class Scheduler:
         if sequence.finish_reason is not None:
             self._roster.end(sequence)
         elif self._rope_set(sequence.num_tokens) != sequence.rope_set:
-            # LongRoPE is a property of the whole sequence: with other factors, the keys and values
+            # RoPE's set is a property of the whole sequence: with another one, the keys and values
             # of every token change. Others may hold its blocks too: it gets new ones.
             self._room.free(sequence)
         if num_taken < len(tokens):

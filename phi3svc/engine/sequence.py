@@ -39,7 +39,7 @@ class Sequence:
     common with this one, their leader, and start when it has computed that. pooled_idx: the token
     whose scores stand for a whole text, for POOLED_SCORES alone. token_ids: prompt, then generated
     tokens. num_computed: how many of them have keys and values in the blocks of `block_table`.
-    rope_set: the LongRoPE factors those were computed with. prefix_chain: key and tokens of its
+    rope_set: the RoPE factor set they were computed with. prefix_chain: key and tokens of its
     first full blocks under those factors, as far as anyone asked. num_kept_blocks: how many of its
     blocks the prefix cache knows about. num_cached_prompt_tokens: how many of the prompt were found
     computed when it was first scheduled. token_counts: None when no penalty wants them.
