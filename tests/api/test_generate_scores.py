@@ -12,6 +12,7 @@ from torch import Tensor
 from phi3svc.api.generation_outputs import GenerateDecoderOnlyOutput
 from phi3svc.api.modeling import Phi3ForCausalLM
 from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
+from tests.model.checkpoints import make_checkpoint, rescale
 from tests.model.conftest import MakeCheckpoint
 
 ALL = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
@@ -121,14 +122,25 @@ def test_greedy_tokens_are_the_largest_scores_to_the_bit(
             assert torch.equal(ours.logits[step][i], alone.logits[step][0])
 
 
+def test_scores_across_every_doubling_of_dynamic_ntk(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, max_position_embeddings=16)
+    model = Phi3ForCausalLM.from_pretrained(rescale(path, {"rope_type": "dynamic", "factor": 5.0}))
+    ours = model.generate(torch.tensor([prompt(5)]), max_new_tokens=75, eos_token_id=None, **ALL)
+    assert {model.network.config.rope_set(n) for n in range(5, 80)} == {0, 1, 2, 3}
+    assert [int(scores.argmax()) for scores in ours.scores] == ours.sequences[0, 5:].tolist()
+
+
 def test_rows_that_have_ended_have_zeros(model: Phi3ForCausalLM) -> None:
     rows = torch.tensor([prompt(9), prompt(9, seed=1)])
     first = model.generate(rows, max_new_tokens=1)[0, -1].item()
-    ours = model.generate(rows, max_new_tokens=4, eos_token_id=first, **ALL)
+    ours = model.generate(rows, max_new_tokens=4, eos_token_id=first, pad_token_id=5000, **ALL)
     assert len(ours.scores) == len(ours.logits) == 4
     for scores in (*ours.scores[1:], *ours.logits[1:]):
         assert not scores[0].any()
         assert scores[1].any()
+    found = model.compute_transition_scores(ours.sequences, ours.scores)
+    assert not found[0, 1:].any()
+    assert found[1].all()
 
 
 def test_answers_of_one_prompt_share_its_computation_and_differ(model: Phi3ForCausalLM) -> None:
