@@ -52,6 +52,7 @@ def attention(
     *,
     window: int,
     scale: float,
+    block_sparse: tuple[int, int, int, int] | None = None,
 ) -> None: ...
 def linear(
     x: Tensor,

@@ -54,6 +54,7 @@ from phi3svc._core import (
 __all__ = [
     "PAGE_SIZE",
     "Biases",
+    "BlockSparse",
     "Error",
     "PackedLinear",
     "Penalties",
@@ -236,6 +237,25 @@ def qkv_rope(
     )
 
 
+@dataclass(frozen=True)
+class BlockSparse:
+    """Which blocks of keys a query sees (Phi-3-small technical report, §2; Qiu et al. 2020).
+
+    With block b of a key or query at position p being p // block_size, query head h sees from block
+    qb the key blocks kb <= qb with qb - kb < num_local_blocks, and those where
+    (kb + h · head_step + 1) % vertical_stride == 0. head_step 0 gives all heads one pattern;
+    Phi-3-small's is max(1, vertical_stride // H), which spreads the heads over the blocks.
+
+    block_size: 16, 32, 64, 128 or 256; num_local_blocks, vertical_stride: 1 or more; head_step: 0
+    or more.
+    """
+
+    block_size: int
+    num_local_blocks: int
+    vertical_stride: int
+    head_step: int
+
+
 def attention(
     q: Tensor,
     k_pages: Tensor,
@@ -248,6 +268,7 @@ def attention(
     out: Tensor,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    block_sparse: BlockSparse | None = None,
 ) -> None:
     """softmax(scale · q Kᵀ) V over the visible keys of each query's own sequence.
 
@@ -255,6 +276,9 @@ def attention(
     j <= p and (window == 0 or j > p - window), as transformers has it since 4.48. Query head h
     reads kv head h // (H / K). Keys are reduced in spans of 256, aligned to absolute positions and
     merged in order; keys that are not visible are never read into a sum.
+
+    With block_sparse (and window 0) a head sees of those keys only the ones in its blocks. No score
+    of the others is computed, and where that leaves out no key, the bits are the dense ones.
 
     q: A [T, H, D]; k_pages, v_pages: see `kv_cache_shapes`; block_tables: int32 [B, M], page ids by
     position // P (entries of pages that no query sees may be anything); query_starts: int32 [B+1],
@@ -273,6 +297,7 @@ def attention(
         v_scales,
         window=window,
         scale=scale,
+        block_sparse=None if block_sparse is None else _fields_of(block_sparse),
     )
 
 
@@ -470,6 +495,10 @@ def logprobs(
     logprobs NaN.
     """
     _core.logprobs(logits, token_ids, out_logprobs, out_top_ids, out_top_logprobs)
+
+
+def _fields_of(sparse: BlockSparse) -> tuple[int, int, int, int]:
+    return sparse.block_size, sparse.num_local_blocks, sparse.vertical_stride, sparse.head_step
 
 
 def _penalty_arguments(penalties: Penalties) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phi3svc.ops import BlockSparse
+
 PAGE_SIZE = 16
 
 
@@ -120,7 +122,39 @@ def qkv_rope(
     return QKV(rotate(q, cos, sin), rotate(k, cos, sin), v)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+def visible(
+    num_keys: int,
+    num_queries: int,
+    num_heads: int,
+    window: int,
+    block_sparse: BlockSparse | None = None,
+) -> Tensor:
+    """Which of n keys the last t queries see, bool [H, t, n]"""
+    position = torch.arange(num_keys - num_queries, num_keys)[:, None]
+    key = torch.arange(num_keys)[None, :]
+    seen = key <= position
+    if window:
+        seen &= key > position - window
+    seen = seen.expand(num_heads, -1, -1)
+    if block_sparse is None:
+        return seen
+    query_block, key_block = position // block_sparse.block_size, key // block_sparse.block_size
+    head = torch.arange(num_heads)[:, None, None]
+    is_local = query_block - key_block < block_sparse.num_local_blocks
+    is_vertical = (
+        key_block + head * block_sparse.head_step + 1
+    ) % block_sparse.vertical_stride == 0
+    return seen & (is_local | is_vertical)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    scale: float,
+    block_sparse: BlockSparse | None = None,
+) -> Tensor:
     """One sequence's last t queries over all of its n keys.
 
     q: [t, H, D]; k, v: [n, K, D] → [t, H·D]
@@ -129,15 +163,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Ten
     num_keys, num_kv_heads, _ = k.shape
     group = num_heads // num_kv_heads
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-
-    position = torch.arange(num_keys - num_queries, num_keys)[:, None]
-    key = torch.arange(num_keys)[None, :]
-    visible = key <= position
-    if window:
-        visible &= key > position - window
+    seen = visible(num_keys, num_queries, num_heads, window, block_sparse)
 
     scores = torch.einsum("thd,nhd->htn", q, k) * scale
-    scores = scores.masked_fill(~visible, -math.inf)
+    scores = scores.masked_fill(~seen, -math.inf)
     probabilities = torch.softmax(scores, dim=-1)
     return torch.einsum("htn,nhd->thd", probabilities, v).flatten(1)
 

@@ -30,6 +30,16 @@ std::optional<KvScales> kv_scales(Arguments& arguments,
                   .v = (arguments.*convert)("v_scales", v_scales)};
 }
 
+std::optional<BlockSparse> block_sparse_of(
+    const std::optional<std::array<std::int64_t, 4>>& fields) {
+  if (!fields) return std::nullopt;
+  const auto& [block_size, num_local_blocks, vertical_stride, head_step] = *fields;
+  return BlockSparse{.block_size = block_size,
+                     .num_local_blocks = num_local_blocks,
+                     .vertical_stride = vertical_stride,
+                     .head_step = head_step};
+}
+
 }  // namespace
 
 // In each op below: tensors are converted while the GIL is held, then it is released for the work;
@@ -178,7 +188,8 @@ void register_ops(py::module_& module) {
          py::handle k_scales,
          py::handle v_scales,
          std::int64_t window,
-         float scale) {
+         float scale,
+         std::optional<std::array<std::int64_t, 4>> block_sparse) {
         Arguments arguments("attention");
         const auto q_view = arguments.input("q", q);
         const auto k_pages_view = arguments.input("k_pages", k_pages);
@@ -198,7 +209,8 @@ void register_ops(py::module_& module) {
                        out_view,
                        window,
                        scale,
-                       scales);
+                       scales,
+                       block_sparse_of(block_sparse));
       },
       py::arg("q"),
       py::arg("k_pages"),
@@ -212,6 +224,7 @@ void register_ops(py::module_& module) {
       py::kw_only(),
       py::arg("window"),
       py::arg("scale"),
+      py::arg("block_sparse") = py::none(),
       "Paged causal attention.");
   module.def(
       "linear",

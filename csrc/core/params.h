@@ -106,6 +106,16 @@ struct QkvRopeParams {
   std::int64_t num_pages, num_rope_sets, max_positions;
 };
 
+// Block-sparse attention: of the blocks of `block_size` keys up to its own, a query sees the
+// `num_local_blocks` last, and those for which (block + head · head_step + 1) is a multiple of
+// `vertical_stride`.
+struct BlockSparse {
+  std::int64_t block_size;  // a power of two from 16 to 256; 0 where attention is dense
+  std::int64_t num_local_blocks;
+  std::int64_t vertical_stride;
+  std::int64_t head_step;
+};
+
 struct AttentionParams {
   DType dtype;
   const void* q;   // A [T, H, D]
@@ -121,6 +131,7 @@ struct AttentionParams {
   void* out;                         // A [T, H * D]
   std::int64_t num_tokens, num_sequences, max_blocks, num_heads, num_kv_heads, head_dim, num_pages;
   std::int64_t window;  // keys a query sees, itself included; 0 = all
+  BlockSparse block_sparse;
   float scale;
 };
 

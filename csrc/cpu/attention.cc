@@ -5,13 +5,53 @@
 #include <vector>
 
 #include "core/check.h"
+#include "cpu/block_pattern.h"
 #include "cpu/cpu.h"
+#include "cpu/dense_tile.h"
 #include "cpu/gemm.h"
 #include "cpu/parallel.h"
-#include "cpu/query_tile.h"
+#include "cpu/sparse_tile.h"
 
 namespace phi3::cpu {
 namespace {
+
+// The pages of keys [first, end) of a sequence.
+void check_pages(const AttentionParams& params,
+                 std::int64_t sequence,
+                 std::int64_t first,
+                 std::int64_t end) {
+  const std::int32_t* pages = params.block_tables + sequence * params.block_table_stride;
+  for (std::int64_t m = first / kPageSize; m * kPageSize < end; ++m) {
+    PHI3_CHECK(pages[m] >= 0 && pages[m] < params.num_pages,
+               "attention: block_tables[",
+               sequence,
+               ", ",
+               m,
+               "] is ",
+               pages[m],
+               ", expected 0..",
+               params.num_pages - 1);
+  }
+}
+
+// The pages that the last `q_len` queries of a sequence see, with any head.
+void check_seen_blocks(const AttentionParams& params, std::int64_t sequence, std::int64_t q_len) {
+  const BlockSparse& sparse = params.block_sparse;
+  const std::int64_t context_len = params.context_lens[sequence];
+  const std::int64_t first_query_block = (context_len - q_len) / sparse.block_size;
+  const std::int64_t first_local =
+      std::max<std::int64_t>(0, first_query_block - sparse.num_local_blocks + 1);
+  const std::int64_t local_start = first_local * sparse.block_size;
+  const std::int64_t num_patterns = std::min(params.num_heads, BlockPattern::period(sparse));
+  for (std::int64_t head = 0; head < num_patterns; ++head) {
+    for (std::int64_t block = BlockPattern(sparse, head).first_vertical();
+         block * sparse.block_size < local_start;
+         block += sparse.vertical_stride) {
+      check_pages(params, sequence, block * sparse.block_size, (block + 1) * sparse.block_size);
+    }
+  }
+  check_pages(params, sequence, local_start, context_len);
+}
 
 void check_indices(const AttentionParams& params) {
   const std::int32_t* starts = params.query_starts;
@@ -43,21 +83,14 @@ void check_indices(const AttentionParams& params) {
                ", more than its ",
                params.max_blocks,
                " pages hold");
-    const std::int64_t first_end =
-        context_len - q_len + 1;  // keys before the end of the first query's view
-    const std::int64_t first_key =
-        params.window > 0 ? std::max<std::int64_t>(0, first_end - params.window) : 0;
-    const std::int32_t* pages = params.block_tables + b * params.block_table_stride;
-    for (std::int64_t m = first_key / kPageSize; m * kPageSize < context_len; ++m) {
-      PHI3_CHECK(pages[m] >= 0 && pages[m] < params.num_pages,
-                 "attention: block_tables[",
-                 b,
-                 ", ",
-                 m,
-                 "] is ",
-                 pages[m],
-                 ", expected 0..",
-                 params.num_pages - 1);
+    if (params.block_sparse.block_size > 0) {
+      check_seen_blocks(params, b, q_len);
+    } else {
+      const std::int64_t first_end =
+          context_len - q_len + 1;  // keys before the end of the first query's view
+      const std::int64_t first_key =
+          params.window > 0 ? std::max<std::int64_t>(0, first_end - params.window) : 0;
+      check_pages(params, b, first_key, context_len);
     }
   }
   const std::int32_t end = starts[params.num_sequences];
@@ -71,10 +104,8 @@ void check_indices(const AttentionParams& params) {
              " (T)");
 }
 
-}  // namespace
-
-void attention(const AttentionParams& params) {
-  check_indices(params);
+template <typename Tile>
+void run_tiles(const AttentionParams& params) {
   const Kernels& isa = kernels();
   const std::int64_t group = params.num_heads / params.num_kv_heads;
 
@@ -86,7 +117,7 @@ void attention(const AttentionParams& params) {
   std::int64_t num_scores = 0;
   for (std::int64_t b = 0; b < params.num_sequences; ++b) {
     const std::int64_t q_len = params.query_starts[b + 1] - params.query_starts[b];
-    num_tiles += ceil_div(q_len * group, kQueryRows);
+    num_tiles += Tile::count(isa, params, q_len);
     num_scores += q_len * group * params.context_lens[b];
     tile_ends.push_back(num_tiles);
   }
@@ -99,8 +130,19 @@ void attention(const AttentionParams& params) {
     const auto end = std::upper_bound(ends.begin(), ends.end(), tile);
     const std::int64_t sequence = end - ends.begin();
     const std::int64_t first_tile = sequence > 0 ? ends[static_cast<std::size_t>(sequence - 1)] : 0;
-    QueryTile(isa, params, sequence, task / num_tiles, tile - first_tile).run();
+    Tile(isa, params, sequence, task / num_tiles, tile - first_tile).run();
   });
+}
+
+}  // namespace
+
+void attention(const AttentionParams& params) {
+  check_indices(params);
+  if (params.block_sparse.block_size > 0) {
+    run_tiles<SparseTile>(params);
+  } else {
+    run_tiles<DenseTile>(params);
+  }
 }
 
 }  // namespace phi3::cpu

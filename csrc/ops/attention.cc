@@ -1,11 +1,43 @@
 #include "ops/attention.h"
 
+#include <bit>
+#include <limits>
+
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
 #include "ops/scalars.h"
 
 namespace phi3::ops {
+namespace {
+
+void check_block_sparse(const Matcher& matcher, const BlockSparse& sparse, std::int64_t window) {
+  const auto where = std::source_location::current();
+  const std::int64_t size = sparse.block_size;
+  matcher.check(size >= kPageSize && size <= 256 && std::has_single_bit(std::uint64_t(size)),
+                where,
+                "block_sparse.block_size is ",
+                size,
+                ", expected 16, 32, 64, 128 or 256");
+  const auto check_range = [&](const char* name, std::int64_t value, std::int64_t least) {
+    matcher.check(value >= least && value <= std::numeric_limits<std::int32_t>::max(),
+                  where,
+                  "block_sparse.",
+                  name,
+                  " is ",
+                  value,
+                  ", expected ",
+                  least,
+                  "..",
+                  std::numeric_limits<std::int32_t>::max());
+  };
+  check_range("num_local_blocks", sparse.num_local_blocks, 1);
+  check_range("vertical_stride", sparse.vertical_stride, 1);
+  check_range("head_step", sparse.head_step, 0);
+  matcher.check(window == 0, where, "window is ", window, ", expected 0 with block_sparse");
+}
+
+}  // namespace
 
 void attention(const TensorView& q,
                const TensorView& k_pages,
@@ -16,7 +48,8 @@ void attention(const TensorView& q,
                const TensorView& out,
                std::int64_t window,
                float scale,
-               const std::optional<KvScales>& scales) {
+               const std::optional<KvScales>& scales,
+               const std::optional<BlockSparse>& block_sparse) {
   Matcher matcher("attention");
   const DType dtype = matcher.model_dtype("q", q);
   Dim tokens("T");
@@ -34,6 +67,7 @@ void attention(const TensorView& q,
   matcher.check(
       window >= 0, std::source_location::current(), "window is ", window, ", expected at least 0");
   check_scale(matcher, scale);
+  if (block_sparse) check_block_sparse(matcher, *block_sparse, window);
   run_on(matcher.device(),
          AttentionParams{.dtype = dtype,
                          .q = q.data,
@@ -55,6 +89,7 @@ void attention(const TensorView& q,
                          .head_dim = dims.head_dim.value(),
                          .num_pages = dims.pages.value(),
                          .window = window,
+                         .block_sparse = block_sparse.value_or(BlockSparse{}),
                          .scale = scale},
          cpu::attention,
          cuda::attention);

@@ -15,6 +15,10 @@ namespace phi3::ops {
 // not see are never read into a sum: they may hold NaN. The bits of a row depend on its query, the
 // keys and values it sees and its position alone.
 //
+// With block_sparse query head h sees of these keys only those in the blocks that BlockSparse
+// names, block j / block_size for key j. Where that leaves out nothing, the bits are those without
+// it.
+//
 // q:            A [T, H, D]
 // k_pages:      as `qkv_rope` writes them, A or, with scales, int8
 // v_pages:      the same
@@ -23,6 +27,8 @@ namespace phi3::ops {
 // query_starts: int32 [B + 1], from 0 to T, ascending; a sequence may have no queries
 // context_lens: int32 [B], keys of the sequence including those of this call
 // out:          A [T, H·D], no overlap with q
+// block_sparse: block_size 16, 32, 64, 128 or 256; num_local_blocks and vertical_stride at least 1,
+//               head_step at least 0, each below 2^31; only with window 0
 //
 // Int8 pages are not widened in memory: scores are sums over the stored numbers, then multiplied by
 // their keys' scales, and softmax weights by their values' before they meet the stored numbers.
@@ -36,6 +42,7 @@ void attention(const TensorView& q,
                const TensorView& out,
                std::int64_t window,
                float scale,
-               const std::optional<KvScales>& scales = std::nullopt);
+               const std::optional<KvScales>& scales = std::nullopt,
+               const std::optional<BlockSparse>& block_sparse = std::nullopt);
 
 }  // namespace phi3::ops

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import reference
 from compare import ulp
+from phi3svc import ops
 from reference import Quantized
 
 NUM_ROWS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33]
@@ -75,16 +76,16 @@ class Paged:
 def paginate(
     keys: list[Tensor],
     values: list[Tensor],
-    first_visible: list[int] | None = None,
+    visible: list[Tensor] | None = None,
     num_spare_pages: int = 3,
 ) -> Paged:
     """Scatter each sequence's keys and values [n, K, D] over pages with random ids.
 
-    Everything that no query may see is poison: the tails of last pages, spare pages, and keys
-    before `first_visible`. Table entries that nothing should read are garbage.
+    Everything that no query may see is poison: the tails of last pages, spare pages, and what
+    `visible`, bool [n, K], leaves out. Table entries that nothing should read are garbage.
     """
     parts = [torch.stack(pair) for pair in zip(keys, values, strict=True)]
-    (pages,), block_tables = _scatter([parts], first_visible, num_spare_pages)
+    (pages,), block_tables = _scatter([parts], visible, num_spare_pages)
     return Paged(
         reference.to_k_pages(pages[0]),
         reference.to_v_pages(pages[1]),
@@ -96,14 +97,14 @@ def paginate(
 def paginate_quantized(
     keys: list[Quantized],
     values: list[Quantized],
-    first_visible: list[int] | None = None,
+    visible: list[Tensor] | None = None,
     num_spare_pages: int = 3,
 ) -> Paged:
     """As `paginate` for stored numbers [n, K, D] and their scales [n, K]."""
     pairs = list(zip(keys, values, strict=True))
     stored = [torch.stack([k.stored, v.stored]) for k, v in pairs]
     scales = [torch.stack([k.scales, v.scales]) for k, v in pairs]
-    (pages, scale_pages), block_tables = _scatter([stored, scales], first_visible, num_spare_pages)
+    (pages, scale_pages), block_tables = _scatter([stored, scales], visible, num_spare_pages)
     return Paged(
         reference.to_k_pages(pages[0]),
         reference.to_v_pages(pages[1]),
@@ -115,11 +116,11 @@ def paginate_quantized(
 
 
 def _scatter(
-    parts: list[list[Tensor]], first_visible: list[int] | None, num_spare_pages: int
+    parts: list[list[Tensor]], visible: list[Tensor] | None, num_spare_pages: int
 ) -> tuple[list[Tensor], Tensor]:
     """Of each part, [2, n, ...] for every sequence: pages [2, N, P, ...]. And the block tables."""
     lens = [sequence.shape[1] for sequence in parts[0]]
-    first_visible = first_visible or [0] * len(lens)
+    visible = visible or [torch.ones(part.shape[1:3], dtype=torch.bool) for part in parts[0]]
     page_size = reference.PAGE_SIZE
     num_pages = [-(-n // page_size) for n in lens]
     total = sum(num_pages) + num_spare_pages
@@ -131,16 +132,29 @@ def _scatter(
     block_tables = garbage.repeat(len(lens), max(num_pages, default=0) + 2)
     block_tables = block_tables[:, : max(num_pages, default=0) + 2].contiguous()
     used = 0
-    for i, (row, first, pages) in enumerate(
-        zip(block_tables, first_visible, num_pages, strict=True)
-    ):
+    for i, (row, seen, pages) in enumerate(zip(block_tables, visible, num_pages, strict=True)):
         own = ids[used : used + pages]
         used += pages
-        row[first // page_size : pages] = own[first // page_size :]
-        slots = slots_of(own, torch.arange(first, lens[i])).long()
+        key, head = seen.nonzero(as_tuple=True)
+        seen_pages = (key // page_size).unique()
+        row[seen_pages] = own[seen_pages]
+        slots = slots_of(own, key).long()
         for pages_of, part in zip(logical, parts, strict=True):
-            pages_of[:, slots] = part[i][:, first:]
+            pages_of[:, slots, head] = part[i][:, key, head]
     return [pages_of.unflatten(1, (total, page_size)) for pages_of in logical], block_tables
+
+
+def seen_keys(
+    num_keys: int,
+    num_queries: int,
+    num_heads: int,
+    num_kv_heads: int,
+    window: int,
+    block_sparse: ops.BlockSparse | None = None,
+) -> Tensor:
+    """Which keys of a kv head its query heads see from any query: bool [n, K]."""
+    seen = reference.visible(num_keys, num_queries, num_heads, window, block_sparse)
+    return seen.any(1).unflatten(0, (num_kv_heads, -1)).any(1).T
 
 
 def slots_of(page_ids: Tensor, positions: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from op_tensors import (
     poisoned,
     randn,
     rounding,
+    seen_keys,
     starts_of,
 )
 from phi3svc import ops
@@ -45,14 +46,19 @@ def sequences(
 
 
 def run(
-    queries: list[Tensor], keys: list[Tensor], values: list[Tensor], window: int, scale: float
+    queries: list[Tensor],
+    keys: list[Tensor],
+    values: list[Tensor],
+    window: int,
+    scale: float,
+    block_sparse: ops.BlockSparse | None = None,
 ) -> list[Tensor]:
     """The op's output per sequence; what no query may see is poisoned."""
-    first_visible = [
-        max(0, len(k) - len(q) - window + 1) if window else 0
+    visible = [
+        seen_keys(len(k), *q.shape[:2], k.shape[1], window, block_sparse)
         for q, k in zip(queries, keys, strict=True)
     ]
-    paged = paginate(keys, values, first_visible)
+    paged = paginate(keys, values, visible)
     q = torch.cat(queries)
     buffer = Guarded(len(q), q[0].numel(), dtype=q.dtype)
     ops.attention(
@@ -65,6 +71,7 @@ def run(
         window,
         scale,
         buffer.out,
+        block_sparse=block_sparse,
     )
     return list(buffer.checked().split([len(s) for s in queries]))
 
@@ -87,15 +94,17 @@ def check(
     head_dim: int,
     dtype: torch.dtype,
     window: int = 0,
+    block_sparse: ops.BlockSparse | None = None,
 ) -> None:
     scale = head_dim**-0.5
+    settings = (window, scale, block_sparse)
     queries, keys, values = sequences(lens, *heads, head_dim, dtype)
-    outs = run(queries, keys, values, window, scale)
+    outs = run(queries, keys, values, *settings)
     for out, q, k, v in zip(outs, queries, keys, values, strict=True):
-        exact = reference.attention(q.double(), k.double(), v.double(), window, scale)
+        exact = reference.attention(q.double(), k.double(), v.double(), *settings)
         assert_close(out, exact, bound(q, k, v, scale) + rounding(exact, dtype))
         if dtype == torch.bfloat16:
-            assert_accurate(out, exact, reference.attention(q, k, v, window, scale))
+            assert_accurate(out, exact, reference.attention(q, k, v, *settings))
 
 
 @pytest.mark.parametrize("head_dim", [16, 32, 48, 64, 80, 96, 128])

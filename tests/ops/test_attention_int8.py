@@ -10,7 +10,16 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal, assert_close
-from op_tensors import Guarded, i32, paginate_quantized, poisoned, randn, rounding, starts_of
+from op_tensors import (
+    Guarded,
+    i32,
+    paginate_quantized,
+    poisoned,
+    randn,
+    rounding,
+    seen_keys,
+    starts_of,
+)
 from phi3svc import ops
 from reference import Quantized
 from test_attention import EDGES, MIXED, bound
@@ -28,14 +37,15 @@ def attend(
     values: list[Quantized],
     window: int,
     scale: float,
+    block_sparse: ops.BlockSparse | None = None,
 ) -> list[Tensor]:
     """The op's output per sequence; what no query may see is poisoned."""
     lens = [len(q) for q in queries]
-    first_visible = [
-        max(0, len(k.stored) - n - window + 1) if window else 0
-        for n, k in zip(lens, keys, strict=True)
+    visible = [
+        seen_keys(len(k.stored), *q.shape[:2], k.stored.shape[1], window, block_sparse)
+        for q, k in zip(queries, keys, strict=True)
     ]
-    paged = paginate_quantized(keys, values, first_visible)
+    paged = paginate_quantized(keys, values, visible)
     q = torch.cat(queries)
     buffer = Guarded(len(q), q[0].numel(), dtype=q.dtype)
     ops.attention(
@@ -50,6 +60,7 @@ def attend(
         buffer.out,
         paged.k_scales,
         paged.v_scales,
+        block_sparse,
     )
     return list(buffer.checked().split(lens))
 
@@ -60,6 +71,7 @@ def check(
     head_dim: int,
     dtype: torch.dtype,
     window: int = 0,
+    block_sparse: ops.BlockSparse | None = None,
 ) -> None:
     """Against float64 over what the stored numbers stand for."""
     num_heads, num_kv_heads = heads
@@ -67,9 +79,11 @@ def check(
     queries = [randn(num, num_heads, head_dim, dtype=dtype) for _, num in lens]
     keys = [random_heads(n, num_kv_heads, head_dim) for n, _ in lens]
     values = [random_heads(n, num_kv_heads, head_dim) for n, _ in lens]
-    outs = attend(queries, keys, values, window, scale)
+    outs = attend(queries, keys, values, window, scale, block_sparse)
     for out, q, k, v in zip(outs, queries, keys, values, strict=True):
-        exact = reference.attention(q.double(), k.restored(), v.restored(), window, scale)
+        exact = reference.attention(
+            q.double(), k.restored(), v.restored(), window, scale, block_sparse
+        )
         allowed = bound(q, k.restored(), v.restored(), scale) + rounding(exact, dtype)
         assert_close(out, exact, allowed)
 
