@@ -67,7 +67,6 @@ class BeamCache:
 
         Raises IndexError if there are too few pages.
         """
-        sources, targets = [], []
         for write in writes:
             if write.start % PAGE_SIZE:
                 last = write.start // PAGE_SIZE
@@ -75,22 +74,17 @@ class BeamCache:
                 if self._num_holders[page] > 1:
                     self._num_holders[page] -= 1
                     write.table[last] = self._take()
-                    sources.append(page)
-                    targets.append(write.table[last])
+                    self._copy(page, write.table[last])
             while len(write.table) * PAGE_SIZE < write.end:
                 write.table.append(self._take())
-        if sources:
-            self._copy(sources, targets)
 
     def _take(self) -> int:
         page = self._free.pop()
         self._num_holders[page] = 1
         return page
 
-    def _copy(self, sources: list[int], targets: list[int]) -> None:
-        device = self.kv.layers[0][0].device
-        source, target = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+    def _copy(self, source: int, target: int) -> None:
         for layer in (*self.kv.layers, *self.kv.scales):
             for pages in layer:
                 if pages is not None:
-                    pages[target] = pages[source]
+                    pages[target].copy_(pages[source])

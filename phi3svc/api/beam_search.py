@@ -148,7 +148,9 @@ class _Search:
             raise EngineFailed("the model computed NaN")
         histories = [History(self.beams.prompt_ids, answer) for answer in self.beams.answers]
         # In beam search the log softmax comes first: processors act on log probabilities.
-        scores = process(self._processors, histories, logits.log_softmax(-1))
+        # Row by row it stays in this thread: torch's others take longer to wake than they save.
+        logprobs = torch.stack([row.log_softmax(-1) for row in logits])
+        scores = process(self._processors, histories, logprobs)
         if self._want_logits:
             self._step_logits.append(self._of_all(logits))
         if self._want_scores:
