@@ -13,10 +13,11 @@ import transformers
 from phi3svc import pipeline
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
+from phi3svc.api.pipelines.tokenizer import PipelineTokenizer
 from phi3svc.config.checkpoint import EMBEDDED_DIR
 from phi3svc.errors import InvalidRequest
 from tests.api.pipelines import assert_same, ours_and_theirs
-from tests.model.checkpoints import make_tiny_causal
+from tests.model.checkpoints import CHAT_TEMPLATE, make_tiny_causal
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 10}
 TEXT = "Hello there"
@@ -74,6 +75,33 @@ def test_whether_to_continue_can_be_said(pair: tuple[Any, Any], continues: bool)
     for chat in (CHAT, STARTED_CHAT):
         settings = {**GREEDY, "continue_final_message": continues}
         assert_same(ours(chat, **settings), theirs(chat, **settings))
+
+
+@pytest.mark.parametrize("content", ["message['content']", "message['content'] | trim"])
+@pytest.mark.parametrize("last", ["Sure, ", " Sure", "user", "trimmed away\n\n"])
+def test_an_open_conversation_ends_where_its_last_message_does(
+    path: Path, content: str, last: str
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content']", content)
+    chat = [*CHAT, {"role": "assistant", "content": last}]
+    found = PipelineTokenizer.of(tokenizer, "").apply_chat_template(
+        chat, continue_final_message=True
+    )
+    assert found == tokenizer.apply_chat_template(chat, continue_final_message=True, tokenize=False)
+
+
+def test_a_last_message_that_the_template_leaves_out_cannot_be_continued(path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(InvalidRequest, match="continue_final_message: the chat template does not"):
+        PipelineTokenizer.of(tokenizer, "").apply_chat_template(
+            STARTED_CHAT, continue_final_message=True
+        )
+    with pytest.raises(InvalidRequest, match="continue_final_message: True together with"):
+        PipelineTokenizer.of(tokenizer, "").apply_chat_template(
+            CHAT, continue_final_message=True, add_generation_prompt=True
+        )
 
 
 def test_answers_end_at_a_stop_sequence(pair: tuple[Any, Any]) -> None:

@@ -108,7 +108,7 @@ async def test_a_word_has_one_label_if_the_strategy_says_so(harness: Harness) ->
 
 
 async def test_simple_is_the_default_strategy(harness: Harness) -> None:
-    request = classification_service_pb2.ClassifyTokensRequest(texts=["BO"])
+    request = classification_service_pb2.ClassifyTokensRequest(texts=["oBOo"])
     response = await harness.classification.ClassifyTokens(request)
     assert [entity.text for entity in response.results[0].entities] == ["BO"]
 
