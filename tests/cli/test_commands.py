@@ -54,6 +54,13 @@ def test_classify_finds_entities_with_their_characters() -> None:
         assert text[entity["start"] : entity["end"]] == entity["text"]
 
 
+def test_classify_leaves_tokens_alone_if_asked_to() -> None:
+    done = phi3svc("classify", "--aggregation", "none", "--json", "Maria Lopez flew to Oslo.")
+    assert done.returncode == 0, done.stderr
+    labels = [entity["label"] for entity in json.loads(done.stdout)["entities"]]
+    assert labels[:2] == ["B-PER", "I-PER"]
+
+
 def test_chat_keeps_the_conversation() -> None:
     done = phi3svc("chat", stdin="Hello!\n\nThank you!\n")
     assert done.returncode == 0, done.stderr
