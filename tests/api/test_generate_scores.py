@@ -144,12 +144,14 @@ def test_rows_that_have_ended_have_zeros(model: Phi3ForCausalLM) -> None:
 
 
 def test_answers_of_one_prompt_share_its_computation_and_differ(model: Phi3ForCausalLM) -> None:
-    rows = torch.tensor([prompt(ORIGINAL - 3)])
+    width = ORIGINAL - 3
     settings = {"do_sample": True, "seed": 1, "max_new_tokens": 7} | ALL
-    ours = model.generate(rows, num_return_sequences=3, **settings)
-    for i in range(3):
-        again = model.generate(ours.sequences[i : i + 1, :-1], **settings | {"max_new_tokens": 1})
-        assert torch.equal(ours.logits[6][i], again.logits[0][0])
+    ours = model.generate(torch.tensor([prompt(width)]), num_return_sequences=3, **settings)
+    assert len(set(map(tuple, ours.sequences.tolist()))) == 3
+    for step, logits in enumerate(ours.logits):
+        before = ours.sequences[:, : width + step]
+        again = model.generate(before, **settings | {"max_new_tokens": 1})
+        assert torch.equal(logits, again.logits[0])
 
 
 def test_only_what_is_asked_for(model: Phi3ForCausalLM) -> None:
