@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import random_ids
+from tests.model.small_checkpoints import make_small_checkpoint
 
 ORIGINAL = 40
 NUM_BEAMS = 3
@@ -24,9 +26,11 @@ NUM_STEPS = 37
 PROMPT_LENS = (1, 16, 31, 45)
 
 
-@pytest.fixture
-def network(checkpoint: MakeCheckpoint) -> Network:
-    return load_network(checkpoint(original=ORIGINAL))
+@pytest.fixture(params=["phi3", "phi3small"])
+def network(request: pytest.FixtureRequest, checkpoint: MakeCheckpoint, tmp_path: Path) -> Network:
+    if request.param == "phi3":
+        return load_network(checkpoint(original=ORIGINAL))
+    return load_network(make_small_checkpoint(tmp_path, original=ORIGINAL))
 
 
 def make_cache(network: Network, num_pages: int, dtype: torch.dtype) -> BeamCache:
