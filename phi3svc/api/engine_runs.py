@@ -97,7 +97,7 @@ class EngineRuns:
         places = {request.request_id: place for place, request in enumerate(requests)}
         answers: list[Answers] = [[[] for _ in range(request.n)] for request in requests]
         ended: set[tuple[int, int]] = set()
-        while core.has_work and not is_time_up():
+        while core.has_work:
             for event in core.step():
                 if isinstance(event, FailedEvent):
                     raise event.to_error()
@@ -111,6 +111,8 @@ class EngineRuns:
                     if on_token is not None and on_token(place, index, answer):
                         ended.add((place, index))
                         core.cancel(event.request_id, index)
+            if is_time_up():
+                break
         return answers
 
     def _core_for(self, requests: Sequence[GenerateRequest]) -> EngineCore:

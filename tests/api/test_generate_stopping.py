@@ -17,6 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.api.stopping import StopStrings
+from phi3svc.engine.core import EngineCore
 from phi3svc.errors import InvalidRequest
 from phi3svc.text import tokenizer as text_tokenizer
 from tests.api.generating import left_padded, oracle_model, prompt
@@ -164,6 +165,16 @@ def test_answers_of_criteria(model: Phi3ForCausalLM, answer: object) -> None:
     assert stopped.shape == (4, 13)
 
 
+def test_what_is_stopped_is_computed_no_further(
+    model: Phi3ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    step = EngineCore.step
+    monkeypatch.setattr(EngineCore, "step", lambda core: steps.append(1) or step(core))
+    model.generate(ROWS, stopping_criteria=lambda ids, scores: True, max_new_tokens=400)
+    assert len(steps) < 5
+
+
 @pytest.mark.parametrize("criteria", [[lambda ids, scores: torch.tensor([True, False])], [5]])
 def test_criteria_that_are_none(model: Phi3ForCausalLM, criteria: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^stopping_criteria: "):
@@ -203,5 +214,9 @@ def test_time(model: Phi3ForCausalLM, settings: dict[str, Any]) -> None:
     assert 12 < ours.shape[1] < 40
 
 
-def test_no_time_at_all_leaves_the_prompt(model: Phi3ForCausalLM) -> None:
-    assert model.generate(ROWS, max_time=0.0, max_new_tokens=5).shape[1] <= 13
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["tokens", "beams"])
+def test_no_time_at_all_is_one_step(
+    model: Phi3ForCausalLM, oracle: Any, settings: dict[str, Any]
+) -> None:
+    settings = {"max_time": 0.0, "max_new_tokens": 5, "attention_mask": MASK} | settings
+    assert torch.equal(model.generate(ROWS, **settings), oracle.generate(ROWS, **settings))
