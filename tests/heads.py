@@ -11,22 +11,24 @@ from safetensors.torch import load_file, save_file
 from tests.model.checkpoints import make_checkpoint
 
 ENTITY_LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
-# problem_type and the labels' number, of which one alone is a case of its own.
-SEQUENCE_HEADS: dict[str, tuple[str | None, int]] = {
-    "exclusive": (None, 3),
-    "exclusive-by-name": ("single_label_classification", 2),
-    "alone": (None, 1),
-    "independent": ("multi_label_classification", 4),
-    "independent-alone": ("multi_label_classification", 1),
-    "regression": ("regression", 1),
-    "regression-of-two": ("regression", 2),
+# How many labels each has, of which one alone is a case of its own, and fields of its config.
+SEQUENCE_HEADS: dict[str, tuple[int, dict[str, Any]]] = {
+    "exclusive": (3, {}),
+    "exclusive-by-name": (2, {"problem_type": "single_label_classification"}),
+    "alone": (1, {}),
+    "independent": (4, {"problem_type": "multi_label_classification"}),
+    "independent-alone": (1, {"problem_type": "multi_label_classification"}),
+    "regression": (1, {"problem_type": "regression"}),
+    "regression-of-two": (2, {"problem_type": "regression"}),
+    "without-pad-token": (3, {"pad_token_id": None}),
 }
 TOKEN_HEADS = ("with-bias", "without-bias", "old-names")
 TEXTS = (
     "A short text.",
     "Another one, somewhat longer than the original length allows.",
-    # The pad token at the end is not pooled, and what stands before it is.
+    # The pad token at the end is not pooled, and what stands before it is, if there is any.
     "The end<|endoftext|>",
+    "<|endoftext|><|endoftext|>",
 )
 
 
@@ -34,16 +36,10 @@ def make_head(folder: Path, name: str) -> Path:
     """Write the checkpoint of one of the heads above into `folder` / `name`, and return that."""
     path = folder / name
     if name in SEQUENCE_HEADS:
-        problem_type, num_labels = SEQUENCE_HEADS[name]
+        num_labels, fields = SEQUENCE_HEADS[name]
         labels = tuple(f"label {i}" for i in range(num_labels))
-        make_checkpoint(
-            path,
-            "Phi3ForSequenceClassification",
-            labels=labels,
-            problem_type=problem_type,
-            original=32,
-        )
-        return path
+        architecture = "Phi3ForSequenceClassification"
+        return make_checkpoint(path, architecture, labels=labels, original=32, **fields)
     make_checkpoint(
         path,
         "Phi3ForTokenClassification",

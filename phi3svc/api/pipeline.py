@@ -51,6 +51,7 @@ def pipeline(
     torch_dtype: Any = None,
     trust_remote_code: bool | None = None,
     use_fast: bool = True,
+    token: str | bool | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Pipeline:
@@ -59,7 +60,7 @@ def pipeline(
     task: text-generation, text-classification (sentiment-analysis) or token-classification (ner);
     without one, what the model is for. model: a source as `from_pretrained` takes it, or a loaded
     model; without one, the embedded model of the task. tokenizer: see `PipelineTokenizer.of`; by
-    default that of the model's folder. revision, device_map, dtype, model_kwargs: of
+    default that of the model's folder. revision, device_map, dtype, token, model_kwargs: of
     `from_pretrained`; device: the CPU is the only one. trust_remote_code and use_fast change
     nothing: no remote code is ever run. settings: of the pipeline class.
 
@@ -75,7 +76,7 @@ def pipeline(
         model = DEFAULT_MODELS[kind.task]
     if isinstance(model, (str, Path)):
         options = {"dtype": dtype if torch_dtype is None else torch_dtype, **(model_kwargs or {})}
-        named = {"revision": revision, "device_map": device_map}
+        named = {"revision": revision, "device_map": device_map, "token": token}
         options |= {name: value for name, value in named.items() if value is not None}
         model = kind.model_class.from_pretrained(model, **options)
     return kind(model, tokenizer, **settings)

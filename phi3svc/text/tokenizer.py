@@ -125,7 +125,8 @@ class Tokenizer:
         """Text of the vocabulary's spellings, as `token_text` gives them."""
         decoder = self._backend.decoder
         assert decoder is not None  # else there is no `new_decoder`
-        return decoder.decode(list(pieces))
+        text: str = decoder.decode(list(pieces))
+        return text
 
     def _find(self, token: str | None) -> int | None:
         return None if token is None else self._backend.token_to_id(token)

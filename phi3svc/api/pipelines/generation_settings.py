@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, Self
 
+from phi3svc.api.generation import GenerationMixin
+from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.pipelines.base import read_count, read_flag, refuse_unknown
 from phi3svc.api.pipelines.tokenizer import PipelineTokenizer
 from phi3svc.errors import InvalidRequest
@@ -30,6 +33,9 @@ _OWN = (
 )
 _OF_TOKENIZER = ("add_special_tokens", "truncation", "padding", "max_length")
 
+# What `generate` takes that is no field of GenerationConfig.
+_OF_GENERATE = frozenset(signature(GenerationMixin.generate).parameters)
+
 Returns = Literal["full", "new", "tokens"]
 
 
@@ -51,6 +57,8 @@ class GenerationSettings:
     def read(cls, given: Mapping[str, Any], tokenizer: PipelineTokenizer) -> Self:
         """Raises InvalidRequest naming the setting that is none or out of range."""
         own, generate = split(given)
+        # For its checks: a mistake should show when the pipeline is made, not when it is used.
+        GenerationConfig(**{n: v for n, v in generate.items() if n not in _OF_GENERATE})
         for name in ("tools", "documents"):
             if own.get(name) is not None:
                 raise InvalidRequest.of(name, "given, and chat templates get none here")

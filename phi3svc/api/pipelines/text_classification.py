@@ -77,7 +77,7 @@ class TextClassificationPipeline(Pipeline):
         if not all(rows):
             raise InvalidRequest.of("inputs", "a text without tokens, must come to at least one")
         ids, mask = pad_rows(rows, self.tokenizer.pad_token_id)
-        logits = self.model(ids, attention_mask=mask).logits
+        logits = self.model(ids, attention_mask=mask, use_cache=False).logits
         assert logits is not None
         return [self._labels(row, settings) for row in logits.tolist()]
 
