@@ -45,12 +45,12 @@ def guarded(*shape: int, dtype: torch.dtype) -> Tensor:
     return Guarded(*shape, dtype=dtype).out
 
 
-def embedding(dtype: torch.dtype) -> RowOp:
+def embedding(dtype: torch.dtype, scale: float = 1.0) -> RowOp:
     table = ops.pack_linear(randn(50, 96, dtype=dtype))
 
     def apply(token_ids: Tensor) -> tuple[Tensor, ...]:
         out = guarded(len(token_ids), 96, dtype=torch.float32)
-        ops.embedding(token_ids, table, out)
+        ops.embedding(token_ids, table, out, scale)
         return (out,)
 
     return RowOp((torch.randint(50, (NUM_ROWS,), dtype=torch.int32),), apply)
@@ -65,6 +65,21 @@ def rms_norm(dtype: torch.dtype) -> RowOp:
         return (out,)
 
     return RowOp((randn(NUM_ROWS, 3001),), apply)
+
+
+def embedding_scaled(dtype: torch.dtype) -> RowOp:
+    return embedding(dtype, 0.3)
+
+
+def layer_norm(dtype: torch.dtype) -> RowOp:
+    weight, bias = randn(3001, dtype=dtype), randn(3001, dtype=dtype)
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        out = guarded(len(h), 3001, dtype=dtype)
+        ops.layer_norm(h, weight, bias, EPS, out)
+        return (out,)
+
+    return RowOp((3 + randn(NUM_ROWS, 3001),), apply)
 
 
 def linear(dtype: torch.dtype, width: int = 201, out_features: int = 16 * 9 + 5) -> RowOp:
@@ -95,47 +110,68 @@ def linear_accumulate(dtype: torch.dtype) -> RowOp:
     return RowOp((randn(NUM_ROWS, 131, dtype=dtype), randn(NUM_ROWS, 75)), apply)
 
 
-def mlp(dtype: torch.dtype) -> RowOp:
+def mlp(dtype: torch.dtype, is_small: bool = False) -> RowOp:
+    """As Phi-3 has it, or Phi-3-small."""
     gate_up = ops.pack_gate_up(randn(2 * 101, 65, dtype=dtype))
     down = ops.pack_linear(randn(65, 101, dtype=dtype))
+    biases = [randn(202, dtype=dtype), randn(65, dtype=dtype)] if is_small else []
 
     def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         act, out = guarded(len(x), 101, dtype=dtype), guarded(len(x), 65, dtype=torch.float32)
         out.copy_(h)
-        ops.mlp(x, gate_up, down, act, out)
+        ops.mlp(x, gate_up, down, act, out, *biases, gegelu_limit=7.0 if is_small else None)
         return act, out
 
     return RowOp((randn(NUM_ROWS, 65, dtype=dtype), randn(NUM_ROWS, 65)), apply)
 
 
-def lm_head(dtype: torch.dtype) -> RowOp:
+def mlp_gegelu(dtype: torch.dtype) -> RowOp:
+    return mlp(dtype, is_small=True)
+
+
+def lm_head(dtype: torch.dtype, is_small: bool = False) -> RowOp:
+    """As Phi-3 has it, or Phi-3-small."""
     norm_weight, weight = randn(64, dtype=dtype), ops.pack_linear(randn(130, 64, dtype=dtype))
+    biases = [randn(64, dtype=dtype), randn(130, dtype=dtype)] if is_small else []
 
     def apply(h: Tensor) -> tuple[Tensor, ...]:
         normed, logits = guarded(len(h), 64, dtype=dtype), guarded(len(h), 130, dtype=torch.float32)
         rows = torch.arange(len(h), dtype=torch.int32)
-        ops.lm_head(h, rows, norm_weight, EPS, weight, normed, logits)
+        scale = 0.3 if is_small else 1.0
+        ops.lm_head(h, rows, norm_weight, EPS, weight, normed, logits, *biases, scale=scale)
         return normed, logits
 
     return RowOp((randn(NUM_ROWS, 64),), apply)
 
 
-def classify_head(dtype: torch.dtype) -> RowOp:
+def lm_head_with_biases(dtype: torch.dtype) -> RowOp:
+    return lm_head(dtype, is_small=True)
+
+
+def classify_head(dtype: torch.dtype, is_small: bool = False) -> RowOp:
+    """As Phi-3 has it, or Phi-3-small."""
     norm_weight, bias = randn(64, dtype=dtype), randn(9, dtype=dtype)
     weight = ops.pack_linear(randn(9, 64, dtype=dtype))
+    norm_bias = randn(64, dtype=dtype) if is_small else None
 
     def apply(h: Tensor) -> tuple[Tensor, ...]:
         normed, scores = guarded(len(h), 64, dtype=dtype), guarded(len(h), 9, dtype=torch.float32)
         rows = torch.arange(len(h), dtype=torch.int32)
-        ops.classify_head(h, rows, norm_weight, EPS, weight, bias, normed, scores)
+        ops.classify_head(h, rows, norm_weight, EPS, weight, bias, normed, scores, norm_bias)
         return normed, scores
 
     return RowOp((randn(NUM_ROWS, 64),), apply)
 
 
-def qkv_rope(dtype: torch.dtype) -> RowOp:
+def classify_head_layer_norm(dtype: torch.dtype) -> RowOp:
+    return classify_head(dtype, is_small=True)
+
+
+def qkv_rope(dtype: torch.dtype, has_bias: bool = False) -> RowOp:
     num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
-    weight = ops.pack_linear(randn((num_heads + 2 * num_kv_heads) * head_dim, width, dtype=dtype))
+    num_outputs = (num_heads + 2 * num_kv_heads) * head_dim
+    weight = ops.pack_linear(randn(num_outputs, width, dtype=dtype))
+    bias = randn(num_outputs, dtype=dtype) if has_bias else None
     table = randn(2, 300, 16, 2)  # R = 32 of 48
 
     def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
@@ -143,7 +179,7 @@ def qkv_rope(dtype: torch.dtype) -> RowOp:
         k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
         k_pages, v_pages = poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype)
         slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
-        ops.qkv_rope(x, weight, positions, rope_sets, table, slots, k_pages, v_pages, q)
+        ops.qkv_rope(x, weight, positions, rope_sets, table, slots, k_pages, v_pages, q, bias=bias)
         written = slots.long()
         return (
             q,
@@ -154,6 +190,10 @@ def qkv_rope(dtype: torch.dtype) -> RowOp:
     positions = torch.randint(300, (NUM_ROWS,), dtype=torch.int32)
     rope_sets = torch.randint(2, (NUM_ROWS,), dtype=torch.int32)
     return RowOp((randn(NUM_ROWS, width, dtype=dtype), positions, rope_sets), apply)
+
+
+def qkv_rope_with_bias(dtype: torch.dtype) -> RowOp:
+    return qkv_rope(dtype, has_bias=True)
 
 
 def qkv_rope_int8(dtype: torch.dtype) -> RowOp:
@@ -183,7 +223,11 @@ def qkv_rope_int8(dtype: torch.dtype) -> RowOp:
     return RowOp((randn(NUM_ROWS, width, dtype=dtype), positions, rope_sets), apply)
 
 
-def attention_decode(dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> RowOp:
+def attention_decode(
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype | None = None,
+    block_sparse: ops.BlockSparse | None = None,
+) -> RowOp:
     """One query per row, each over its own number of keys of one shared set of pages."""
     num_heads, num_kv_heads, head_dim, num_pages = 6, 2, 48, 34
     shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype)
@@ -204,10 +248,11 @@ def attention_decode(dtype: torch.dtype, kv_dtype: torch.dtype | None = None) ->
             block_tables,
             starts,
             context_lens,
-            300,
+            0 if block_sparse else 300,
             head_dim**-0.5,
             out,
             *scales,
+            block_sparse=block_sparse,
         )
         return (out,)
 
@@ -219,6 +264,14 @@ def attention_decode(dtype: torch.dtype, kv_dtype: torch.dtype | None = None) ->
 
 def attention_decode_int8(dtype: torch.dtype) -> RowOp:
     return attention_decode(dtype, torch.int8)
+
+
+def attention_decode_sparse(dtype: torch.dtype) -> RowOp:
+    return attention_decode(dtype, block_sparse=ops.BlockSparse(32, 3, 4, 1))
+
+
+def attention_decode_sparse_int8(dtype: torch.dtype) -> RowOp:
+    return attention_decode(dtype, torch.int8, ops.BlockSparse(32, 3, 4, 1))
 
 
 def starts_of(lengths: Tensor) -> Tensor:
@@ -291,19 +344,35 @@ def logprobs(dtype: torch.dtype) -> RowOp:
 
 OPS = [
     embedding,
+    embedding_scaled,
     rms_norm,
+    layer_norm,
     linear,
     linear_wide,
     linear_accumulate,
     mlp,
+    mlp_gegelu,
     lm_head,
+    lm_head_with_biases,
     classify_head,
+    classify_head_layer_norm,
     qkv_rope,
+    qkv_rope_with_bias,
     qkv_rope_int8,
     attention_decode,
     attention_decode_int8,
+    attention_decode_sparse,
+    attention_decode_sparse_int8,
     sample,
     logprobs,
+]
+WITHOUT_STRIDED_ROWS = [
+    embedding,
+    embedding_scaled,
+    attention_decode,
+    attention_decode_int8,
+    attention_decode_sparse,
+    attention_decode_sparse_int8,
 ]
 
 
@@ -366,9 +435,7 @@ def test_the_number_of_threads_does_not_matter(op: RowOp) -> None:
 
 
 @pytest.mark.parametrize(
-    "op",
-    [make for make in OPS if make not in (embedding, attention_decode, attention_decode_int8)],
-    indirect=True,
+    "op", [make for make in OPS if make not in WITHOUT_STRIDED_ROWS], indirect=True
 )
 def test_alignment_does_not_matter(op: RowOp) -> None:
     """Row tensors may be strided; of an op's inputs those are the matrices of floats."""

@@ -6,6 +6,7 @@ come out bit for bit the same: hidden states, logits, keys and values.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -28,25 +29,45 @@ MAX_POSITION = 700
 
 @dataclass(frozen=True)
 class Layer:
+    """Biases are None in Phi-3, and its layers are not block-sparse."""
+
     input_norm: Tensor
+    input_norm_bias: Tensor | None
     qkv: ops.PackedLinear
+    qkv_bias: Tensor | None
+    block_sparse: ops.BlockSparse | None
     output: ops.PackedLinear
+    output_bias: Tensor | None
     mlp_norm: Tensor
+    mlp_norm_bias: Tensor | None
     gate_up: ops.PackedLinear
+    gate_up_bias: Tensor | None
     down: ops.PackedLinear
+    down_bias: Tensor | None
 
 
 class Network:
     """Phi-3 in miniature: two layers, partial rotary, two factor sets, tied embeddings.
 
-    kv_dtype: that of its caches, the model's or int8.
+    kv_dtype: that of its caches, the model's or int8. is_small: Phi-3-small in miniature, with its
+    norms, biases, scales and activation, and block-sparse in the first layer.
     """
 
-    def __init__(self, dtype: torch.dtype, window: int, kv_dtype: torch.dtype) -> None:
+    def __init__(
+        self, dtype: torch.dtype, window: int, kv_dtype: torch.dtype, is_small: bool = False
+    ) -> None:
         def weight(*shape: int) -> Tensor:
             return randn(*shape, dtype=dtype, std=shape[-1] ** -0.5)
 
+        def bias(size: int) -> Tensor | None:
+            return randn(size, dtype=dtype, std=0.1) if is_small else None
+
         self.dtype, self.window, self.kv_dtype = dtype, window, kv_dtype
+        self.embedding_scale, self.logit_scale = (1.5, 0.125) if is_small else (1.0, 1.0)
+        self.gegelu_limit = 1.0 if is_small else None
+        self.norm_bias, self.logit_bias = bias(WIDTH), bias(VOCAB_SIZE)
+        sparse = [ops.BlockSparse(32, 2, 3, 1), None] if is_small else [None, None]
+        num_qkv = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
         self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH))
         self.norm = 1 + randn(WIDTH, dtype=dtype, std=0.1)
         angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-torch.arange(12) / 12))
@@ -55,13 +76,20 @@ class Network:
         self.layers = [
             Layer(
                 input_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
-                qkv=ops.pack_linear(weight((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM, WIDTH)),
+                input_norm_bias=bias(WIDTH),
+                qkv=ops.pack_linear(weight(num_qkv, WIDTH)),
+                qkv_bias=bias(num_qkv),
+                block_sparse=sparse[i],
                 output=ops.pack_linear(weight(WIDTH, NUM_HEADS * HEAD_DIM)),
+                output_bias=bias(WIDTH),
                 mlp_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
+                mlp_norm_bias=bias(WIDTH),
                 gate_up=ops.pack_gate_up(weight(2 * MLP_WIDTH, WIDTH)),
+                gate_up_bias=bias(2 * MLP_WIDTH),
                 down=ops.pack_linear(weight(WIDTH, MLP_WIDTH)),
+                down_bias=bias(WIDTH),
             )
-            for _ in range(NUM_LAYERS)
+            for i in range(NUM_LAYERS)
         ]
 
 
@@ -122,8 +150,28 @@ class Chunk:
         return self.end - self.start
 
 
-def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tensor], list[Tensor]]:
+def normalize(h: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        ops.rms_norm(h, weight, EPS, out)
+    else:
+        ops.layer_norm(h, weight, bias, EPS, out)
+
+
+def step(
+    network: Network, cache: Cache, chunks: list[Chunk], is_recorded: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
     """One forward over a packed batch: per chunk its hidden states and logits."""
+    program = ops.Program()
+    with program if is_recorded else contextlib.nullcontext():
+        outputs = forward(network, cache, chunks)
+    program.run()
+    return outputs
+
+
+def forward(
+    network: Network, cache: Cache, chunks: list[Chunk]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The calls of a step."""
     lens = [len(c) for c in chunks]
     num_tokens, dtype = sum(lens), network.dtype
     token_ids = torch.cat([c.token_ids[c.start : c.end] for c in chunks])
@@ -142,11 +190,11 @@ def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tens
     act = poisoned(num_tokens, MLP_WIDTH, dtype=dtype)
     logits = poisoned(num_tokens, VOCAB_SIZE, dtype=torch.float32)
 
-    ops.embedding(token_ids, network.head, h)
+    ops.embedding(token_ids, network.head, h, network.embedding_scale)
     for layer, (k_pages, v_pages), scales in zip(
         network.layers, cache.layers, cache.scales, strict=True
     ):
-        ops.rms_norm(h, layer.input_norm, EPS, x)
+        normalize(h, layer.input_norm, layer.input_norm_bias, x)
         ops.qkv_rope(
             x,
             layer.qkv,
@@ -158,6 +206,7 @@ def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tens
             v_pages,
             q,
             *scales,
+            bias=layer.qkv_bias,
         )
         ops.attention(
             q,
@@ -170,12 +219,33 @@ def step(network: Network, cache: Cache, chunks: list[Chunk]) -> tuple[list[Tens
             HEAD_DIM**-0.5,
             mixed,
             *scales,
+            block_sparse=layer.block_sparse,
         )
-        ops.linear(mixed, layer.output, h, accumulate=True)
-        ops.rms_norm(h, layer.mlp_norm, EPS, x)
-        ops.mlp(x, layer.gate_up, layer.down, act, h)
+        ops.linear(mixed, layer.output, h, layer.output_bias, accumulate=True)
+        normalize(h, layer.mlp_norm, layer.mlp_norm_bias, x)
+        ops.mlp(
+            x,
+            layer.gate_up,
+            layer.down,
+            act,
+            h,
+            layer.gate_up_bias,
+            layer.down_bias,
+            network.gegelu_limit,
+        )
     rows = torch.arange(num_tokens, dtype=torch.int32)
-    ops.lm_head(h, rows, network.norm, EPS, network.head, normed, logits)
+    ops.lm_head(
+        h,
+        rows,
+        network.norm,
+        EPS,
+        network.head,
+        normed,
+        logits,
+        network.norm_bias,
+        network.logit_bias,
+        network.logit_scale,
+    )
     return list(h.split(lens)), list(logits.split(lens))
 
 
@@ -236,14 +306,25 @@ def alone(network: Network, one: Prompt) -> Trace:
     return run(network, [one], [len(one)])[0]
 
 
-@pytest.fixture(params=[0, 5, 270], ids=lambda w: f"window{w}")
-def window(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+@pytest.fixture(params=["", "kv_int8"])
+def kv_dtype(request: pytest.FixtureRequest, dtype: torch.dtype) -> torch.dtype:
+    return torch.int8 if request.param else dtype
 
 
-@pytest.fixture(params=[False, True], ids=["", "kv_int8"])
-def network(request: pytest.FixtureRequest, dtype: torch.dtype, window: int) -> Network:
-    return Network(dtype, window, torch.int8 if request.param else dtype)
+@pytest.fixture(params=["window0", "window5", "window270", "small"])
+def network(request: pytest.FixtureRequest, dtype: torch.dtype, kv_dtype: torch.dtype) -> Network:
+    if request.param == "small":
+        return Network(dtype, 0, kv_dtype, is_small=True)
+    return Network(dtype, int(request.param.removeprefix("window")), kv_dtype)
+
+
+def test_a_recorded_step_equals_its_calls(network: Network) -> None:
+    one = prompt(290)
+    cache = Cache(network, 20)
+    pages = cache.take(len(one))
+    chunk = Chunk(one.token_ids, pages, 0, 0, len(one))
+    (h,), (logits,) = step(network, cache, [chunk], is_recorded=True)
+    Trace(h, logits, cache.keys_and_values(pages, len(one))).assert_equals(alone(network, one))
 
 
 @pytest.mark.parametrize("chunk_len", [1, 3, 16, 17, 100, 256])

@@ -56,6 +56,7 @@ def qkv_rope_call() -> Call:
         "slots": i32(0, 95, 17, 3, 50),
         **pages(),
         "q_out": randn(T, H, D, dtype=BF16),
+        "bias": randn((H + 2 * K) * D, dtype=BF16),
     }
 
 
@@ -79,6 +80,8 @@ def head_call() -> Call:
         "norm_weight": randn(E, dtype=BF16),
         "weight": packed(V, E),
         "normed": randn(3, E, dtype=BF16),
+        "norm_bias": randn(E, dtype=BF16),
+        "bias": randn(V, dtype=BF16),
         "eps": 1e-5,
     }
 
@@ -104,6 +107,13 @@ VALID: dict[str, Callable[[], Call]] = {
         "out": randn(T, E, dtype=BF16),
         "eps": 1e-5,
     },
+    "layer_norm": lambda: {
+        "h": randn(T, E),
+        "weight": randn(E, dtype=BF16),
+        "bias": randn(E, dtype=BF16),
+        "out": randn(T, E, dtype=BF16),
+        "eps": 1e-5,
+    },
     "qkv_rope": qkv_rope_call,
     "qkv_rope int8": lambda: {**qkv_rope_call(), **int8_pages()},
     "attention": attention_call,
@@ -120,11 +130,12 @@ VALID: dict[str, Callable[[], Call]] = {
         "down": packed(E, F),
         "act": randn(T, F, dtype=BF16),
         "h": randn(T, E),
+        "gate_up_bias": randn(2 * F, dtype=BF16),
+        "down_bias": randn(E, dtype=BF16),
     },
     "lm_head": lambda: {**head_call(), "logits": randn(3, V)},
     "classify_head": lambda: {
         **head_call(),
-        "bias": randn(V, dtype=BF16),
         "scores": randn(3, V),
     },
     "sample": lambda: {
@@ -178,6 +189,11 @@ def tensors(call: Call) -> dict[str, Tensor]:
     return {name: value for name, value in call.items() if isinstance(value, Tensor)}
 
 
+# The last two each stand for their group.
+OPTIONAL = {
+    *("bias", "norm_bias", "gate_up_bias", "down_bias"),
+    *("min_p", "typical_p", "repetition", "bias_starts"),
+}
 TENSOR_ARGUMENTS = [(op, name) for op, make in VALID.items() for name in tensors(make())]
 # One row or column less may still fill the same panels; 32 fewer never do.
 WRONG_SIZES = [
@@ -247,8 +263,7 @@ def test_an_argument_that_is_no_tensor_is_a_type_error(op: str, arg: str, value:
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
 def test_none_is_refused_except_for_what_is_optional(op: str, arg: str) -> None:
     call = {**VALID[op](), arg: None}
-    # The last two each stand for their group.
-    if arg in {"bias", "min_p", "typical_p", "repetition", "bias_starts"}:
+    if arg in OPTIONAL and (op, arg) != ("layer_norm", "bias"):
         getattr(_core, name_of(op))(**call)
     else:
         with pytest.raises(TypeError):
@@ -357,12 +372,14 @@ SCALAR_CASES: list[tuple[str, str, float]] = [
     ("attention", "window", -1),
     ("attention", "scale", math.nan),
     ("attention", "scale", math.inf),
+    *((op, "scale", bad) for op in ("embedding", "lm_head") for bad in (0.0, -1.0, math.nan)),
+    *(("mlp", "gegelu_limit", bad) for bad in (0.0, -1.0, math.nan, -math.inf)),
     ("embedding", "vocab_size", V - 1),
     ("embedding", "vocab_size", V + 1),
     ("embedding", "vocab_size", -1),
     *(
         (op, "eps", bad)
-        for op in ("rms_norm", "lm_head", "classify_head")
+        for op in ("rms_norm", "layer_norm", "lm_head", "classify_head")
         for bad in (-1e-5, math.nan, math.inf)
     ),
 ]
@@ -373,6 +390,33 @@ def test_a_scalar_out_of_range_is_named(op: str, arg: str, value: float) -> None
     assert_refused(
         op, {**VALID[op](), arg: value}, rf"^{name_of(op)}: .*{arg}|^{name_of(op)}: table"
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("block_size", bad) for bad in (0, -16, 8, 24, 48, 192, 512, 2**40)),
+        *(("num_local_blocks", bad) for bad in (0, -1, 2**31)),
+        *(("vertical_stride", bad) for bad in (0, -1, 2**31)),
+        *(("head_step", bad) for bad in (-1, 2**31)),
+    ],
+)
+def test_a_block_sparse_pattern_out_of_range_is_named(field: str, value: int) -> None:
+    pattern = {"block_size": 16, "num_local_blocks": 1, "vertical_stride": 2, "head_step": 0}
+    pattern[field] = value
+    call = {**VALID["attention"](), "block_sparse": tuple(pattern.values())}
+    assert_refused("attention", call, rf"^attention: block_sparse\.{field} is {value}, expected ")
+
+
+def test_a_block_sparse_pattern_has_no_window() -> None:
+    call = {**VALID["attention"](), "block_sparse": (16, 1, 2, 0), "window": 5}
+    assert_refused("attention", call, "^attention: window is 5, expected 0 with block_sparse")
+
+
+@pytest.mark.parametrize("value", [(16, 1, 2), (16, 1, 2, 0, 0), (16.5, 1, 2, 0), "text", 16])
+def test_a_block_sparse_pattern_of_another_form_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError):
+        _core.attention(**{**VALID["attention"](), "block_sparse": value})
 
 
 def test_accumulating_into_bfloat16_is_refused() -> None:

@@ -217,6 +217,25 @@ def test_bias_is_that_of_transformers() -> None:
     assert_inverts(drawn, expected.double().softmax(-1))
 
 
+@pytest.mark.parametrize("filters", [*FILTERS, (0.0, 0, 1.0, 0.0, 1.0), (1.0, 250, 1.0, 0.0, 1.0)])
+def test_logits_of_minus_infinity_are_as_if_their_tokens_were_not_there(
+    filters: tuple[float, int, float, float, float],
+) -> None:
+    """Also where a penalty or a bias tries to lift them."""
+    logits, forbidden = 3 * randn(200), torch.full((100,), -math.inf)
+    padded = torch.cat([logits, forbidden])
+    lifts = {
+        "penalties": repeated(300, [205, 3], [205, 3], 0.5, -2.0, -2.0),
+        "biases": repeated_biases(300, {205: 50.0, 3: 1.0}),
+    }
+    without = {
+        "penalties": repeated(300, [3], [3], 0.5, -2.0, -2.0),
+        "biases": repeated_biases(300, {3: 1.0}),
+    }
+    assert draw(padded, filters, 300) == draw(logits, filters, 300)
+    assert draw(padded, filters, 300, **lifts) == draw(logits, filters, 300, **without)
+
+
 def test_a_bias_of_minus_infinity_is_the_mask_of_min_new_tokens() -> None:
     logits = randn(20)
     processor = MinNewTokensLengthLogitsProcessor(4, 2, [3, 7], device="cpu")
