@@ -8,24 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3svc.config.files import open_file, read_file
+from phi3svc.config.hub import download
 from phi3svc.config.tensors import list_tensors
 from phi3svc.errors import ConfigError
 
 EMBEDDED_MODELS = ("demo", "demo-sentiment", "demo-entities")
 EMBEDDED_DIR = Path(__file__).resolve().parent.parent / "embedded"
-HUB_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "*.tiktoken",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-)
 
 _HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(
@@ -83,7 +71,10 @@ def resolve_source(source: str) -> Checkpoint:
     if path.parent.is_dir():
         raise ConfigError(f"model source {source!r}: no such folder in {str(path.parent)!r}")
     repo = hub_id["repo"]
-    return Checkpoint(_download(source, repo, hub_id["revision"]), repo.partition("/")[2])
+    try:
+        return Checkpoint(download(repo, hub_id["revision"]), repo.partition("/")[2])
+    except ConfigError as error:
+        raise ConfigError(f"model source {source!r}: {error}") from None
 
 
 def tokenizer_file(path: Path) -> Path:
@@ -132,17 +123,3 @@ def fingerprint(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     return digest.hexdigest()
-
-
-def _download(source: str, repo: str, revision: str | None) -> Path:
-    # Imported here: it takes half a second, which a local model should not pay.
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the hub client raises anything from OSError to its HTTP library's
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise ConfigError(
-            f"model source {source!r}: no such folder, and the hub says: "
-            f"{type(error).__name__}: {reason[:300]}"
-        ) from None

@@ -54,11 +54,10 @@ def list_tensors(path: Path) -> dict[str, TensorInfo]:
     in one line: no safetensors, a shard that is absent, an index naming a file outside the folder,
     a tensor that is missing from its shard or in two shards, or a file that breaks the format.
     """
-    if (path / SINGLE_FILE).is_file():
+    index_file = _index_file(path)
+    if index_file is None:
         return read_header(path / SINGLE_FILE)
-    if not (path / INDEX_FILE).is_file():
-        raise ConfigError(_no_weights(path))
-    index = _read_index(path / INDEX_FILE)
+    index = _read_index(index_file)
     tensors: dict[str, TensorInfo] = {}
     for file_name in sorted(set(index.values())):
         for name, tensor in read_header(path / file_name).items():
@@ -74,6 +73,18 @@ def list_tensors(path: Path) -> dict[str, TensorInfo]:
                 f"{path / INDEX_FILE}: tensor {reprlib.repr(name)} is not in {file_name}"
             )
     return tensors
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that `list_tensors` reads, all of them there. ConfigError names one that is not."""
+    index_file = _index_file(path)
+    files = [path / SINGLE_FILE]
+    if index_file is not None:
+        files = [path / name for name in sorted(set(_read_index(index_file).values()))]
+    for file in files:
+        if not file.exists():
+            raise ConfigError(f"{file}: no such file")
+    return files
 
 
 def first_float_dtype(path: Path) -> str:
@@ -143,6 +154,15 @@ def _check_tiling(
         raise ConfigError(
             f"{file}: {file_size} bytes long, but its header describes {end}; truncated download?"
         )
+
+
+def _index_file(path: Path) -> Path | None:
+    """None where a single file holds all. ConfigError if there is neither."""
+    if (path / SINGLE_FILE).exists():
+        return None
+    if not (path / INDEX_FILE).exists():
+        raise ConfigError(_no_weights(path))
+    return path / INDEX_FILE
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
