@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from phi3svc.api.modeling import Phi3ForTokenClassification as AutoModelForTokenClassification
     from phi3svc.api.modeling import Phi3Model as AutoModel
     from phi3svc.api.pipeline import pipeline
+    from phi3svc.api.pipelines.text_classification import TextClassificationPipeline
+    from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
+    from phi3svc.api.pipelines.token_classification import TokenClassificationPipeline
 
 _HOMES = {
     "AutoConfig": "phi3svc.api.configuration:Phi3Config",
@@ -44,6 +47,13 @@ _HOMES = {
     "Phi3ForSequenceClassification": "phi3svc.api.modeling:Phi3ForSequenceClassification",
     "Phi3ForTokenClassification": "phi3svc.api.modeling:Phi3ForTokenClassification",
     "Phi3Model": "phi3svc.api.modeling:Phi3Model",
+    "TextClassificationPipeline": (
+        "phi3svc.api.pipelines.text_classification:TextClassificationPipeline"
+    ),
+    "TextGenerationPipeline": "phi3svc.api.pipelines.text_generation:TextGenerationPipeline",
+    "TokenClassificationPipeline": (
+        "phi3svc.api.pipelines.token_classification:TokenClassificationPipeline"
+    ),
     "pipeline": "phi3svc.api.pipeline:pipeline",
 }
 
@@ -60,6 +70,9 @@ __all__ = [
     "Phi3ForSequenceClassification",
     "Phi3ForTokenClassification",
     "Phi3Model",
+    "TextClassificationPipeline",
+    "TextGenerationPipeline",
+    "TokenClassificationPipeline",
     "pipeline",
 ]
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 import transformers
 
-from phi3svc import Phi3ForSequenceClassification, pipeline
-from phi3svc.api.pipelines.text_classification import TextClassificationPipeline
-from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
-from phi3svc.api.pipelines.token_classification import TokenClassificationPipeline
+from phi3svc import (
+    Phi3ForSequenceClassification,
+    TextClassificationPipeline,
+    TextGenerationPipeline,
+    TokenClassificationPipeline,
+    pipeline,
+)
 from phi3svc.errors import ConfigError, InvalidRequest, UnsupportedTask
 from phi3svc.text.tokenizer import Tokenizer
 from tests.model.checkpoints import make_tiny_causal, make_tiny_sequence, make_tiny_token

@@ -88,6 +88,13 @@ def test_long_texts_are_cut_or_read_in_windows(tmp_path: Path, backend: str) -> 
         assert_same(ours(text, stride=stride), expected)
 
 
+def test_windows_must_move_on(tmp_path: Path) -> None:
+    path = make(tmp_path, "with-bos", model_max_length=12)
+    ours = pipeline("ner", path, aggregation_strategy="simple")
+    with pytest.raises(InvalidRequest, match="stride: 11 in windows of 12 tokens, must be 0 to 10"):
+        ours(TEXTS[0], stride=11)
+
+
 def test_batches_change_no_bit(pair: tuple[Any, Any]) -> None:
     ours, _ = pair
     alone = [ours(text) for text in TEXTS]
