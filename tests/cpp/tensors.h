@@ -1,6 +1,7 @@
 // Owning tensors for tests, and the random numbers to fill them with.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -91,6 +92,10 @@ class Tensor {
 template <typename T>
 bool has_equal_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+inline bool is_close(double actual, double expected, double tolerance) {
+  return std::abs(actual - expected) <= tolerance * (1 + std::abs(expected));
 }
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "check.h"
 #include "cpu/isa.h"
@@ -83,20 +84,27 @@ struct Sequence {
   std::vector<T> attend(std::int64_t begin,
                         std::int64_t end,
                         std::int64_t window,
-                        bool is_int8 = false) const {
+                        bool is_int8 = false,
+                        std::optional<phi3::BlockSparse> sparse = std::nullopt) const {
     const auto width = kHeads * kHeadDim;
     const Tensor<T> queries({end - begin, kHeads, kHeadDim},
                             {q.values().begin() + begin * width, q.values().begin() + end * width});
     const Tensor<std::int32_t> starts({2}, {0, static_cast<std::int32_t>(end - begin)});
     const Tensor<std::int32_t> context({1}, {static_cast<std::int32_t>(end)});
     Tensor<T> out({end - begin, width});
-    if (is_int8) {
-      const phi3::KvScales scales{.k = k_scales, .v = v_scales};
-      ops::attention(
-          queries, k_int8, v_int8, block_table, starts, context, out, window, 0.2F, scales);
-    } else {
-      ops::attention(queries, k_pages, v_pages, block_table, starts, context, out, window, 0.2F);
-    }
+    std::optional<phi3::KvScales> scales;
+    if (is_int8) scales = {.k = k_scales, .v = v_scales};
+    ops::attention(queries,
+                   is_int8 ? k_int8.view() : k_pages.view(),
+                   is_int8 ? v_int8.view() : v_pages.view(),
+                   block_table,
+                   starts,
+                   context,
+                   out,
+                   window,
+                   0.2F,
+                   scales,
+                   sparse);
     return out.values();
   }
 
@@ -110,17 +118,38 @@ struct Sequence {
   Tensor<T> q{kContext, kHeads, kHeadDim};
 };
 
+// Keys up to `pos` that a head sees.
+std::vector<std::int64_t> seen_keys(std::int64_t pos,
+                                    std::int64_t head,
+                                    std::int64_t window,
+                                    const std::optional<phi3::BlockSparse>& sparse) {
+  std::vector<std::int64_t> keys;
+  for (std::int64_t j = 0; j <= pos; ++j) {
+    if (window > 0 && j <= pos - window) continue;
+    if (sparse) {
+      const std::int64_t block = j / sparse->block_size;
+      const bool is_local = pos / sparse->block_size - block < sparse->num_local_blocks;
+      const bool is_vertical =
+          (block + head * sparse->head_step + 1) % sparse->vertical_stride == 0;
+      if (!is_local && !is_vertical) continue;
+    }
+    keys.push_back(j);
+  }
+  return keys;
+}
+
 template <typename T>
 std::vector<double> expected_row(const Sequence<T>& sequence,
                                  std::int64_t pos,
-                                 std::int64_t window) {
+                                 std::int64_t window,
+                                 const std::optional<phi3::BlockSparse>& sparse = std::nullopt) {
   std::vector<double> out;
-  const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, pos - window + 1) : 0;
   for (std::int64_t head = 0; head < kHeads; ++head) {
     const std::int64_t kv_head = head / (kHeads / kKvHeads);
+    const std::vector<std::int64_t> keys = seen_keys(pos, head, window, sparse);
     std::vector<double> weights;
     double total = 0;
-    for (std::int64_t j = first; j <= pos; ++j) {
+    for (const std::int64_t j : keys) {
       double score = 0;
       for (std::int64_t d = 0; d < kHeadDim; ++d) {
         score += to_float(sequence.q[(pos * kHeads + head) * kHeadDim + d]) *
@@ -132,14 +161,31 @@ std::vector<double> expected_row(const Sequence<T>& sequence,
     for (double& weight : weights) total += weight = std::exp(weight - max);
     for (std::int64_t d = 0; d < kHeadDim; ++d) {
       double sum = 0;
-      for (std::int64_t j = first; j <= pos; ++j) {
-        sum += weights[static_cast<std::size_t>(j - first)] * sequence.value(j, kv_head, d);
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        sum += weights[i] * sequence.value(keys[i], kv_head, d);
       }
       out.push_back(sum / total);
     }
   }
   return out;
 }
+
+// The largest relative error of a row of attend's output.
+template <typename T>
+double error_of_row(const std::vector<T>& out,
+                    std::int64_t row,
+                    const std::vector<double>& expected) {
+  double worst = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double actual = to_float(out[static_cast<std::size_t>(row) * expected.size() + i]);
+    const double error = std::abs(actual - expected[i]) / (1 + std::abs(expected[i]));
+    worst = error <= worst ? worst : error;  // a NaN becomes the worst
+  }
+  return worst;
+}
+
+constexpr phi3::BlockSparse kSparse{
+    .block_size = 32, .num_local_blocks = 2, .vertical_stride = 3, .head_step = 1};
 
 template <typename Test>
 void for_each_backend(Test test) {
@@ -159,15 +205,18 @@ TEST(attention_equals_softmax_over_the_visible_keys) {
     for (const std::int64_t window : {0, 1, 20, 300}) {
       const std::vector<T> out = sequence.attend(0, kContext, window);
       for (const std::int64_t pos : {0, 1, 15, 16, 255, 256, 257, 400, 511, 512, 529}) {
-        const std::vector<double> expected = expected_row(sequence, pos, window);
-        double worst = 0;
-        for (std::size_t i = 0; i < expected.size(); ++i) {
-          const double actual = to_float(out[static_cast<std::size_t>(pos) * expected.size() + i]);
-          const double error = std::abs(actual - expected[i]) / (1 + std::abs(expected[i]));
-          worst = error <= worst ? worst : error;  // a NaN becomes the worst
-        }
-        EXPECT(worst < tolerance);
+        EXPECT(error_of_row(out, pos, expected_row(sequence, pos, window)) < tolerance);
       }
+    }
+  });
+}
+
+TEST(block_sparse_attention_equals_softmax_over_the_visible_keys) {
+  for_each_backend([]<typename T>(double tolerance) {
+    const Sequence<T> sequence(1);
+    const std::vector<T> out = sequence.attend(0, kContext, 0, false, kSparse);
+    for (const std::int64_t pos : {0, 31, 32, 63, 64, 95, 96, 255, 256, 400, 512, 529}) {
+      EXPECT(error_of_row(out, pos, expected_row(sequence, pos, 0, kSparse)) < tolerance);
     }
   });
 }
@@ -193,13 +242,23 @@ TEST(attention_has_the_same_bits_in_any_chunk_and_page_order) {
   for_each_backend([]<typename T>(double) {
     const Sequence<T> sequence(1);
     const Sequence<T> other_pages(2);
-    for (const auto& [window, is_int8] :
-         {std::pair(0, false), {300, false}, {0, true}, {300, true}}) {
-      const std::vector<T> whole = sequence.attend(0, kContext, window, is_int8);
-      EXPECT(phi3::test::has_equal_bits(whole, other_pages.attend(0, kContext, window, is_int8)));
+    struct Case {
+      std::int64_t window;
+      bool is_int8;
+      std::optional<phi3::BlockSparse> sparse;
+    };
+    for (const auto& [window, is_int8, sparse] : {Case{0, false, {}},
+                                                  {300, false, {}},
+                                                  {0, false, kSparse},
+                                                  {0, true, {}},
+                                                  {300, true, {}},
+                                                  {0, true, kSparse}}) {
+      const std::vector<T> whole = sequence.attend(0, kContext, window, is_int8, sparse);
+      EXPECT(phi3::test::has_equal_bits(whole,
+                                        other_pages.attend(0, kContext, window, is_int8, sparse)));
       for (const auto& [begin, end] : std::vector<std::pair<std::int64_t, std::int64_t>>{
                {0, 1}, {10, 17}, {250, 260}, {100, 400}, {529, 530}}) {
-        const std::vector<T> chunk = sequence.attend(begin, end, window, is_int8);
+        const std::vector<T> chunk = sequence.attend(begin, end, window, is_int8, sparse);
         const std::size_t bytes = chunk.size() * sizeof(T);
         EXPECT(std::memcmp(chunk.data(), whole.data() + begin * kHeads * kHeadDim, bytes) == 0);
       }
@@ -215,4 +274,18 @@ TEST(attention_refuses_a_page_out_of_range_only_where_it_looks) {
   sequence.block_table[33] = kPages;
   EXPECT_ERROR(sequence.attend(529, 530, 100),
                "attention: block_tables[0, 33] is 40, expected 0..39");
+}
+
+TEST(block_sparse_attention_refuses_a_page_out_of_range_only_where_it_looks) {
+  Sequence<float> sequence(1);
+  constexpr phi3::BlockSparse kOnePattern{
+      .block_size = 32, .num_local_blocks = 2, .vertical_stride = 3, .head_step = 0};
+  sequence.block_table[2] = -1;  // of block 1, which query block 16 does not see
+  EXPECT_EQ(sequence.attend(529, 530, 0, false, kOnePattern).size(),
+            std::size_t{kHeads * kHeadDim});
+  sequence.block_table[4] = -1;  // of block 2, which it sees
+  EXPECT_ERROR(sequence.attend(529, 530, 0, false, kOnePattern),
+               "attention: block_tables[0, 4] is -1, expected 0..39");
+  EXPECT_ERROR(sequence.attend(529, 530, 5, false, kOnePattern),
+               "attention: window is 5, expected 0 with block_sparse");
 }

@@ -1,5 +1,6 @@
 // Every op on small ragged shapes with exactly sized memory, mainly for the sanitizers; values
 // against plain loops.
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -8,18 +9,18 @@
 #include "cpu/parallel.h"
 #include "ops/embedding.h"
 #include "ops/head.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
-#include "ops/logprobs.h"
 #include "ops/mlp.h"
 #include "ops/pack.h"
 #include "ops/rms_norm.h"
-#include "ops/sample.h"
 #include "tensors.h"
 
 namespace ops = phi3::ops;
 using phi3::BFloat16;
 using phi3::to_float;
 using phi3::test::has_equal_bits;
+using phi3::test::is_close;
 using phi3::test::kNan;
 using phi3::test::Tensor;
 
@@ -51,10 +52,6 @@ double dot(const Tensor<T>& x, std::int64_t row, const Tensor<T>& weight, std::i
     sum += double{to_float(x[row * k + i])} * to_float(weight[column * k + i]);
   }
   return sum;
-}
-
-bool is_close(double actual, double expected, double tolerance) {
-  return std::abs(actual - expected) <= tolerance * (1 + std::abs(expected));
 }
 
 // Runs `test` for both model dtypes on every ISA with several threads.
@@ -150,6 +147,102 @@ TEST(mlp_adds_the_gated_product) {
   });
 }
 
+TEST(mlp_takes_biases_and_the_limits_of_gegelu) {
+  for_each_backend([]<typename T>(double tolerance) {
+    std::mt19937 generator(6);
+    constexpr std::int64_t tokens = 9, hidden = 24, width = 37;
+    constexpr double limit = 1.5;
+    const auto x = Tensor<T>::random({tokens, hidden}, generator);
+    const auto gate_up = Tensor<T>::random({2 * width, hidden}, generator);
+    const auto down = Tensor<T>::random({hidden, width}, generator);
+    const auto gate_up_bias = Tensor<T>::random({2 * width}, generator);
+    const auto down_bias = Tensor<T>::random({hidden}, generator);
+    Tensor<T> gate_up_panels = empty_panels<T>(2 * ceil_div(width, 16), hidden);
+    ops::pack_gate_up(gate_up, gate_up_panels);
+    Tensor<T> act({tokens, width});
+    auto h = Tensor<float>::filled({tokens, hidden}, 0.0F);
+    ops::mlp(x,
+             gate_up_panels,
+             packed(down),
+             act,
+             h,
+             gate_up_bias.view(),
+             down_bias.view(),
+             static_cast<float>(limit));
+    for (std::int64_t row = 0; row < tokens; ++row) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        const double gate = std::min(dot(x, row, gate_up, i) + to_float(gate_up_bias[i]), limit);
+        const double up = std::clamp(
+            dot(x, row, gate_up, width + i) + to_float(gate_up_bias[width + i]), -limit, limit);
+        const double expected = gate / (1 + std::exp(-1.702 * gate)) * (up + 1);
+        EXPECT(is_close(to_float(act[row * width + i]), expected, tolerance));
+      }
+      for (std::int64_t i = 0; i < hidden; ++i) {
+        const double expected = dot(act, row, down, i) + to_float(down_bias[i]);
+        EXPECT(is_close(h[row * hidden + i], expected, 1e-4));
+      }
+    }
+    EXPECT_ERROR(
+        ops::mlp(x, gate_up_panels, packed(down), act, h, std::nullopt, std::nullopt, 0.0F),
+        "mlp: gegelu_limit is 0, expected a positive number or infinity");
+  });
+}
+
+TEST(layer_norm_takes_the_mean_and_the_deviation_away) {
+  for_each_backend([]<typename T>(double tolerance) {
+    std::mt19937 generator(7);
+    constexpr std::int64_t tokens = 70, hidden = 37;
+    const auto h = Tensor<float>::random({tokens, hidden}, generator);
+    const auto weight = Tensor<T>::random({hidden}, generator);
+    const auto bias = Tensor<T>::random({hidden}, generator);
+    Tensor<T> out({tokens, hidden});
+    ops::layer_norm(h, weight, bias, out, 1e-5F);
+    for (std::int64_t row = 0; row < tokens; ++row) {
+      const float* values = &h[row * hidden];
+      const double mean = std::accumulate(values, values + hidden, 0.0) / hidden;
+      double variance = 0;
+      for (std::int64_t i = 0; i < hidden; ++i) variance += std::pow(values[i] - mean, 2) / hidden;
+      for (std::int64_t i = 0; i < hidden; ++i) {
+        const double expected =
+            (values[i] - mean) / std::sqrt(variance + 1e-5) * to_float(weight[i]) +
+            to_float(bias[i]);
+        EXPECT(is_close(to_float(out[row * hidden + i]), expected, tolerance));
+      }
+    }
+  });
+}
+
+TEST(lm_head_normalizes_scales_and_forbids) {
+  for_each_backend([]<typename T>(double) {
+    std::mt19937 generator(8);
+    constexpr std::int64_t tokens = 5, hidden = 21, vocab = 67;
+    const auto h = Tensor<float>::random({tokens, hidden}, generator);
+    const Tensor<std::int32_t> rows({tokens}, {4, 0, 3, 2, 1});
+    const auto norm_weight = Tensor<T>::random({hidden}, generator);
+    const auto norm_bias = Tensor<T>::random({hidden}, generator);
+    const Tensor<T> panels = packed(Tensor<T>::random({vocab, hidden}, generator));
+    auto bias = Tensor<T>::filled({vocab}, phi3::from_float<T>(0.5F));
+    bias[66] = phi3::from_float<T>(-INFINITY);
+    Tensor<T> normed({tokens, hidden});
+    Tensor<T> all_normed({tokens, hidden});
+    Tensor<float> plain({tokens, vocab});
+    Tensor<float> logits({tokens, vocab});
+    ops::layer_norm(h, norm_weight, norm_bias, all_normed, 1e-5F);
+    ops::lm_head(h, rows, norm_weight, panels, normed, plain, 1e-5F, norm_bias.view());
+    ops::lm_head(
+        h, rows, norm_weight, panels, normed, logits, 1e-5F, norm_bias.view(), bias.view(), 0.125F);
+    for (std::int64_t row = 0; row < tokens; ++row) {
+      for (std::int64_t i = 0; i < hidden; ++i) {
+        EXPECT_EQ(to_float(normed[row * hidden + i]), to_float(all_normed[rows[row] * hidden + i]));
+      }
+      for (std::int64_t c = 0; c < vocab; ++c) {
+        const float expected = plain[row * vocab + c] * 0.125F + to_float(bias[c]);
+        EXPECT_EQ(logits[row * vocab + c], expected);
+      }
+    }
+  });
+}
+
 TEST(heads_score_the_rows_they_are_asked_for) {
   for_each_backend([]<typename T>(double tolerance) {
     std::mt19937 generator(4);
@@ -201,74 +294,12 @@ TEST(embedding_reads_a_table_and_its_panels_alike) {
       EXPECT_EQ(from_table[i], to_float(table[34 * hidden + i]));
     }
     EXPECT(has_equal_bits(from_table.values(), from_panels.values()));
+    Tensor<float> scaled({4, hidden});
+    ops::embedding(ids, panels, scaled, vocab, 10.0F);
+    for (std::int64_t i = 0; i < scaled.size(); ++i) EXPECT_EQ(scaled[i], 10.0F * from_table[i]);
     const Tensor<std::int32_t> padding(
         {4}, {0, 0, 35, 0});  // the panels have a row 35, the vocabulary has not
     EXPECT_ERROR(ops::embedding(padding, panels, from_panels, vocab),
                  "embedding: token_ids[2] is 35, expected 0..34");
   });
-}
-
-TEST(sample_draws_what_top_p_keeps_and_fails_only_rows_without_a_choice) {
-  for (const std::string& isa : phi3::cpu::available_isas()) {
-    phi3::cpu::set_isa(isa);
-    constexpr std::int64_t num_rows = 64, vocab = 1000;
-    auto logits =
-        Tensor<float>::filled({num_rows, vocab}, 0.0F);  // all equal: top_p keeps the first
-    logits[1 * vocab + 999] = kNan;
-    for (std::int64_t i = 0; i < vocab; ++i) logits[2 * vocab + i] = -INFINITY;
-    logits[3 * vocab + 7] = INFINITY;
-    const auto temperature = Tensor<float>::filled({num_rows}, 0.5F);
-    const auto top_k = Tensor<std::int32_t>::filled({num_rows}, 0);
-    const auto top_p = Tensor<float>::filled({num_rows}, 0.2F);
-    Tensor<std::int64_t> seeds({num_rows});
-    for (std::int64_t row = 0; row < num_rows; ++row) seeds[row] = -row;
-    const auto zeros = Tensor<std::int32_t>::filled({num_rows}, 0);
-    Tensor<std::int32_t> ids({num_rows});
-    Tensor<float> logprobs({num_rows});
-    ops::sample(logits, temperature, top_k, top_p, seeds, zeros, zeros, ids, logprobs);
-    std::int64_t highest = 0;
-    for (std::int64_t row = 0; row < num_rows; ++row) {
-      if (row >= 1 && row <= 3) {
-        EXPECT_EQ(ids[row], -1);
-        EXPECT(std::isnan(logprobs[row]));
-      } else {
-        EXPECT(ids[row] >= 0 && ids[row] < 200);
-        EXPECT(is_close(logprobs[row], -std::log(1000.0), 1e-5));
-        highest = std::max<std::int64_t>(highest, ids[row]);
-      }
-    }
-    EXPECT(highest > 150);  // 61 draws from 200
-  }
-}
-
-TEST(logprobs_orders_the_top_and_fails_only_rows_without_a_distribution) {
-  for (const std::string& isa : phi3::cpu::available_isas()) {
-    phi3::cpu::set_isa(isa);
-    constexpr std::int64_t num_rows = 64, vocab = 1000, k = 3;
-    auto logits = Tensor<float>::filled({num_rows, vocab}, 0.0F);
-    logits[1 * vocab + 999] = kNan;
-    for (std::int64_t row = 2; row < num_rows; ++row) logits[row * vocab + 500 + row] = 1.0F;
-    const auto token_ids = Tensor<std::int32_t>::filled({num_rows}, vocab - 1);
-    Tensor<float> logprobs({num_rows});
-    Tensor<std::int32_t> top_ids({num_rows, k});
-    Tensor<float> top_logprobs({num_rows, k});
-    ops::logprobs(logits, token_ids, logprobs, top_ids, top_logprobs);
-    for (std::int64_t row = 0; row < num_rows; ++row) {
-      const std::int32_t* top = &top_ids[row * k];
-      if (row == 1) {
-        EXPECT(std::isnan(logprobs[row]));
-        for (std::int64_t i = 0; i < k; ++i) EXPECT_EQ(top[i], -1);
-        continue;
-      }
-      const double total = row == 0 ? 1000.0 : 999.0 + std::exp(1.0);
-      EXPECT(is_close(logprobs[row], -std::log(total), 1e-5));
-      EXPECT_EQ(top[0], row == 0 ? 0 : 500 + row);
-      EXPECT_EQ(top[1], row == 0 ? 1 : 0);
-      EXPECT_EQ(top[2], row == 0 ? 2 : 1);
-      EXPECT(is_close(top_logprobs[row * k], (row == 0 ? 0.0 : 1.0) - std::log(total), 1e-5));
-    }
-    const auto padding = Tensor<std::int32_t>::filled({num_rows}, vocab);
-    EXPECT_ERROR(ops::logprobs(logits, padding, logprobs, top_ids, top_logprobs),
-                 "logprobs: token_ids[0] is 1000, expected 0..999");
-  }
 }
