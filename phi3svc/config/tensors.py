@@ -9,8 +9,10 @@ and tells where a tensor lies, so that `model/weights.py` can read it without ma
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ BYTES_PER_ELEMENT = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 MAX_HEADER_BYTES = 16 << 20
@@ -198,9 +201,15 @@ def _read_index(file: Path) -> dict[str, str]:
 
 
 def _no_weights(path: Path) -> str:
-    if any(path.glob("*.bin")) or any(path.glob("*.pt")):
-        return (
-            f"{path}: has pickled weights only, which are never loaded; convert them, for instance "
-            "with transformers' from_pretrained and save_pretrained"
-        )
-    return f"{path}: has neither {SINGLE_FILE} nor {INDEX_FILE}"
+    pickled = next((f.name for p in PICKLED for f in sorted(path.glob(p))), None)
+    if pickled is None:
+        return f"{path}: has neither {SINGLE_FILE} nor {INDEX_FILE}"
+    code = (
+        f"import transformers as t; p = {json.dumps(str(path))}; "
+        "name = t.AutoConfig.from_pretrained(p).architectures[0]; "
+        'getattr(t, name).from_pretrained(p, dtype="auto").save_pretrained(p)'
+    )
+    return (
+        f"{path}: has only pickled weights ({pickled}), which are never loaded; convert them with: "
+        f"python -c {shlex.quote(code)}"
+    )

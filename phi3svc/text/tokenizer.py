@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -151,11 +153,11 @@ def _with_offsets(encoding: tokenizers.Encoding) -> tuple[list[int], list[Span |
 def _no_tokenizer(file: Path) -> str:
     message = f"{file}: no such file; it decides the tokens"
     if any((file.parent / name).exists() for name in ("tokenizer.model", "vocab.json")):
-        folder = str(file.parent)
-        message += (
-            '; make it with: python -c "from transformers import AutoTokenizer; '
-            f'AutoTokenizer.from_pretrained({folder!r}).save_pretrained({folder!r})"'
+        code = (
+            f"import transformers as t; p = {json.dumps(str(file.parent))}; "
+            "t.AutoTokenizer.from_pretrained(p).save_pretrained(p)"
         )
+        message += f"; make it with: python -c {shlex.quote(code)}"
     return message
 
 

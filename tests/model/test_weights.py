@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -252,11 +253,26 @@ def test_untied_model_without_lm_head(single: Path) -> None:
     assert "'lm_head.weight' missing" in error_of(single)
 
 
-def test_pickled_weights_are_refused_with_advice(single: Path) -> None:
-    (single / SINGLE_FILE).rename(single / "pytorch_model.bin")
-    assert "never loaded; convert them" in error_of(single)
-    (single / "pytorch_model.bin").unlink()
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "last.ckpt"])
+def test_pickled_weights_are_refused(single: Path, name: str) -> None:
+    (single / SINGLE_FILE).rename(single / name)
+    assert f"has only pickled weights ({name}), which are never loaded; convert" in error_of(single)
+    (single / name).unlink()
     assert "has neither model.safetensors nor" in error_of(single)
+
+
+def test_the_conversion_it_names_works(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    path = shutil.copytree(checkpoint(), tmp_path / "a 'folder'")
+    expected = load_file(path / SINGLE_FILE)
+    torch.save(expected, path / "pytorch_model.bin")
+    (path / SINGLE_FILE).unlink()
+    command = shlex.split(error_of(path).partition("convert them with: ")[2])
+    assert command[:2] == ["python", "-c"]
+    exec(command[2], {})
+    converted = load_file(path / SINGLE_FILE)
+    assert converted.keys() == expected.keys()
+    assert all(converted[name].equal(expected[name]) for name in expected)
+    load_network(path)
 
 
 def test_extra_tensors_are_left_alone(single: Path) -> None:

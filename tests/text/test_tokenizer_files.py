@@ -7,6 +7,7 @@ which are special, what is put before a text, and what the files beside tokenize
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,4 +256,7 @@ def test_a_sentencepiece_model_alone_says_how_to_convert_it(tmp_path: Path) -> N
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(ConfigError) as error:
         Tokenizer.from_dir(tmp_path)
-    assert f"AutoTokenizer.from_pretrained({str(tmp_path)!r}).save_pretrained(" in str(error.value)
+    command = shlex.split(str(error.value).partition("make it with: ")[2])
+    assert command[:2] == ["python", "-c"]
+    assert f'p = "{tmp_path}"' in command[2]
+    compile(command[2], "command", "exec")
