@@ -87,8 +87,27 @@ class Member:
         }
 
     def scaled(self) -> dict[str, Any]:
-        """Arguments of `make_checkpoint`: two layers, fewer heads, shorter, narrower."""
+        """Arguments of `make_checkpoint`, or of `make_small_checkpoint`: two layers, fewer heads,
+        shorter, narrower."""
         heads = self.heads // self.head_divisor
+        if self.model_type == "phi3small":
+            scaling = self.rope_scaling
+            if scaling is not None:
+                scaling["original_max_position_embeddings"] = self.original // SCALE
+            return {
+                "dtype": "bfloat16",
+                "hidden_size": heads * self.head_dim,
+                "num_hidden_layers": 2,
+                "num_attention_heads": heads,
+                "num_key_value_heads": self.kv_heads // self.head_divisor,
+                "ff_intermediate_size": self.mlp // self.head_divisor // 4,
+                "max_position_embeddings": self.max_positions // SCALE,
+                "rope_embedding_base": self.theta,
+                "rope_scaling": scaling,
+                "blocksparse_block_size": 16,  # 64 tokens would be one
+                "blocksparse_num_local_blocks": 2,
+                "blocksparse_vert_stride": 8,
+            }
         rope: dict[str, Any] = {
             "rope_type": "default",
             "rope_theta": self.theta,

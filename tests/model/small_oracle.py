@@ -1,5 +1,6 @@
-"""Phi-3-small again, plainly: one sequence, float64, a dense mask. From phi3-spec §5, and from
-Microsoft's files that it cites; it shares no line with the package.
+"""Phi-3-small again, plainly: one sequence, a dense mask, float64 or for comparison less.
+
+From phi3-spec §5, and from Microsoft's files that it cites; it shares no line with the package.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ NEVER_GENERATED_IDS = {100256, 100258, 100259, 100260, 100264, 100265, *range(10
 
 
 class SmallOracle:
-    """A checkpoint, in float64."""
+    """A checkpoint, all of whose numbers are of `dtype`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
         self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-        self.weights = {k: v.double() for k, v in load_file(path / "model.safetensors").items()}
+        self.weights = {k: v.to(dtype) for k, v in load_file(path / "model.safetensors").items()}
 
     def hidden(self, token_ids: list[int]) -> Tensor:
         """After the final norm, [S, E]."""
@@ -44,6 +46,13 @@ class SmallOracle:
         forbidden = [i for i in NEVER_GENERATED_IDS if i < logits.shape[1]]
         logits[:, forbidden] = -math.inf
         return logits.float()
+
+    def greedy(self, token_ids: list[int], num_tokens: int) -> list[int]:
+        """The likeliest tokens behind a prompt, each from a computation of everything before it."""
+        ids = list(token_ids)
+        for _ in range(num_tokens):
+            ids.append(int(self.logits(ids)[-1].argmax()))
+        return ids[len(token_ids) :]
 
     def scores(self, token_ids: list[int]) -> Tensor:
         return (self.hidden(token_ids) @ self.weights["score.weight"].T).float()
@@ -116,7 +125,7 @@ class SmallOracle:
         else:
             positions = positions * c["rope_position_scale"]
         angles = positions[:, None] * inv_freq
-        return angles.cos() * mscale, angles.sin() * mscale
+        return (angles.cos() * mscale).to(self.dtype), (angles.sin() * mscale).to(self.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
