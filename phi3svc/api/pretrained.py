@@ -203,6 +203,8 @@ class PretrainedModel:
 
 def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -> Phi3Config:
     """The config of a checkpoint whose architecture is that class."""
+    if config.small is not None:
+        architecture = architecture.replace("Phi3", "Phi3Small", 1)
     labels = config.id2label
     if head not in (None, "generation"):
         labels = labels or ("LABEL_0", "LABEL_1")

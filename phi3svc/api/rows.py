@@ -131,12 +131,14 @@ def read_batch(
 
 
 def check_window(config: Phi3Config, mask: Tensor) -> None:
-    """Refuse rows in which columns left out would count, or not, as part of a sliding window.
+    """Refuse rows in which columns left out would count, or not, for what a token sees.
 
-    mask: bool [B, columns], past and new. transformers counts them; here they do not exist. Where
-    the row is not longer than the window that is no difference.
+    That is so with a sliding window and with Phi-3-small's blocks, in a row longer than the window,
+    or than the blocks that all see. mask: bool [B, columns], past and new.
     """
     window = config.sliding_window
+    if config.small is not None:
+        window = config.small.num_local_blocks * config.small.block_size
     if window is None or mask.shape[1] <= window:
         return
     for row_idx, row in enumerate(mask):
@@ -144,7 +146,7 @@ def check_window(config: Phi3Config, mask: Tensor) -> None:
         if len(columns) and columns[-1] - columns[0] >= max(window, len(columns)):
             raise InvalidRequest.of(
                 "attention_mask",
-                f"row {row_idx} has a gap and is longer than the sliding window of {window}; "
+                f"row {row_idx} has a gap and is longer than the window of {window} tokens; "
                 "expected padding at its ends only",
             )
 

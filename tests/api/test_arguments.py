@@ -96,7 +96,7 @@ def test_gap_in_a_row_longer_than_the_window(checkpoint: MakeCheckpoint) -> None
     mask[1, 0] = mask[1, 11] = 0
     model(IDS, attention_mask=mask)  # padding is no gap
     mask[1, 4] = 0
-    with pytest.raises(InvalidRequest, match=r"row 1 has a gap .* sliding window of 9"):
+    with pytest.raises(InvalidRequest, match=r"row 1 has a gap .* window of 9"):
         model(IDS, attention_mask=mask)
 
 
@@ -232,3 +232,19 @@ BAD_CALLS: dict[str, Callable[[Phi3ForCausalLM], object]] = {
 def test_bad_argument_is_named(model: Phi3ForCausalLM, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         BAD_CALLS[message](model)
+
+
+def test_pooling_of_embeddings_and_of_new_tokens(checkpoint: MakeCheckpoint) -> None:
+    """The last real one of embeddings; with a past, only new tokens are pooled, as there."""
+    path = checkpoint("Phi3ForSequenceClassification", labels=("a", "b", "c"))
+    model = Phi3ForSequenceClassification.from_pretrained(path)
+    expected = oracle.load(path, "float32", "Phi3ForSequenceClassification")
+    embeds = model.get_input_embeddings()(IDS)
+    logits = model(inputs_embeds=embeds).logits
+    full = theirs(expected, inputs_embeds=embeds).logits
+    assert oracle.relative_error(logits, full) < 1e-4
+    padded = torch.cat([embeds, torch.zeros(2, 3, 64)], dim=1)
+    mask = torch.tensor([[1] * 12 + [0] * 3] * 2)
+    assert model(inputs_embeds=padded, attention_mask=mask).logits.equal(logits)
+    cache = model(IDS[:, :7]).past_key_values
+    assert model(IDS[:, 7:], past_key_values=cache).logits.equal(model(IDS).logits)
