@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from phi3svc.config import model
-from phi3svc.config.checkpoint import resolve_source
+from phi3svc.config.checkpoint import EMBEDDED_MODELS, resolve_source
 
 _MINI: dict[str, object] = {
     "model_type": "phi3",
@@ -31,8 +31,18 @@ class Phi3Config(model.Phi3Config):
         self._take(model.Phi3Config.from_dict(_MINI | fields))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Self:
-        """The config of a checkpoint: local folder, embedded model or hub id."""
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool | None = None,
+    ) -> Self:
+        """The config of a checkpoint: local folder, embedded model or hub id.
+
+        From the hub the whole checkpoint comes, as it does for a model. trust_remote_code changes
+        nothing: no code is taken from checkpoints.
+        """
         return cls.of(
             model.Phi3Config.from_dir(resolve_source(with_revision(source, revision)).path)
         )
@@ -71,6 +81,7 @@ class Phi3Config(model.Phi3Config):
 def with_revision(source: str | Path, revision: str | None) -> str:
     """A hub id with its revision; a folder has none, and transformers ignores it there."""
     source = str(source)
-    if revision is None or "@" in source or Path(source).is_dir():
+    is_local = source in EMBEDDED_MODELS or Path(source).expanduser().is_dir()
+    if revision is None or "@" in source or is_local:
         return source
     return f"{source}@{revision}"

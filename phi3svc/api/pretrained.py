@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -40,16 +41,6 @@ _INSTEAD = {
     "token": "set the environment variable HF_TOKEN",
     "use_auth_token": "set the environment variable HF_TOKEN",
 }
-
-
-class LoadOptions(TypedDict, total=False):
-    """What transformers' `from_pretrained` takes besides, and what of it means something here."""
-
-    torch_dtype: str | torch.dtype | None
-    device_map: object
-    revision: str | None
-    num_labels: int | None
-    problem_type: str | None
 
 
 class InputEmbeddings:
@@ -117,36 +108,40 @@ class PretrainedModel:
     def from_pretrained(
         cls,
         source: str | Path,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = "auto",
         device: str | torch.device = "cpu",
         quantization: None = None,
-        **options: Unpack[LoadOptions],
+        *,
+        torch_dtype: str | torch.dtype | None = None,
+        device_map: object = None,
+        revision: str | None = None,
+        num_labels: int | None = None,
+        problem_type: str | None = None,
+        **others: object,
     ) -> Self:
         """Load a checkpoint.
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
         checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: None, the
-        only one yet. Of transformers' arguments, torch_dtype is dtype, device_map may be "auto" or
-        "cpu", revision is that of a hub id, problem_type goes before the config's, num_labels must
-        be what the checkpoint has; others that say how to load change nothing here, or are
-        refused. Raises ConfigError, also when the checkpoint lacks the head of this class: nothing
-        is initialised at random.
+        only one yet. The rest is transformers': torch_dtype is dtype; device_map may be "auto" or
+        "cpu"; revision is a hub id's; num_labels must be what the checkpoint has; problem_type goes
+        before the config's; others change nothing here, or are refused. Raises ConfigError, also
+        when the checkpoint lacks the head of this class: nothing is initialised at random.
         """
-        _check_options(device, quantization, options)
-        asked = options.get("torch_dtype") or dtype or "auto"
-        path = resolve_source(with_revision(source, options.get("revision"))).path
-        network = load_network(path, str(asked).removeprefix("torch."))
+        _check_devices(device, device_map)
+        _check_others(quantization, others)
+        if problem_type not in (None, *PROBLEM_TYPES):
+            raise ConfigError(
+                f"problem_type={problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)}"
+            )
+        path = resolve_source(with_revision(source, revision)).path
+        network = load_network(path, str(torch_dtype or dtype or "auto").removeprefix("torch."))
         made = cls.from_network(network, str(path))
-        num_labels, problem_type = options.get("num_labels"), options.get("problem_type")
         if num_labels not in (None, made.config.num_labels):
             raise ConfigError(
                 f"num_labels={num_labels!r}: the checkpoint has {made.config.num_labels}"
             )
         if problem_type is not None:
-            if problem_type not in PROBLEM_TYPES:
-                raise ConfigError(
-                    f"problem_type={problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)}"
-                )
             made.config = made.config.updated(problem_type=problem_type)
         return made
 
@@ -213,17 +208,19 @@ def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -
     )
 
 
-def _check_options(device: str | torch.device, quantization: object, options: LoadOptions) -> None:
+def _check_devices(device: str | torch.device, device_map: object) -> None:
     if not _is_cpu(device):
         raise ConfigError(f"device={str(device)!r}: must be cpu")
-    if quantization is not None:
-        raise ConfigError(f"quantization={quantization!r}: must be None")
-    device_map = options.get("device_map")
     devices = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
     if any(d not in (None, "auto") and not _is_cpu(d) for d in devices):
         raise ConfigError(f"device_map={device_map!r}: must be auto or cpu")
-    for name in sorted(set(options) - set(LoadOptions.__annotations__) - _HARMLESS):
-        if options[name] not in (None, False):  # type: ignore[literal-required]
+
+
+def _check_others(quantization: object, others: Mapping[str, object]) -> None:
+    if quantization is not None:
+        raise ConfigError(f"quantization={quantization!r}: must be None")
+    for name in sorted(set(others) - _HARMLESS):
+        if others[name] not in (None, False):
             hint = _INSTEAD.get(name, "not an argument that this package knows")
             raise ConfigError(f"from_pretrained: {name}: {hint}")
 

@@ -69,7 +69,7 @@ def test_config_takes_transformers_keywords() -> None:
 
 def test_config_of_a_checkpoint(checkpoint: MakeCheckpoint) -> None:
     path = checkpoint(original=32)
-    config = Phi3Config.from_pretrained(path)
+    config = phi3svc.AutoConfig.from_pretrained(path, trust_remote_code=True)
     assert config == Phi3ForCausalLM.from_pretrained(path).config
     assert config.eos_token_id == [257, 261]
     assert isinstance(config, model_config.Phi3Config)
@@ -166,9 +166,9 @@ def test_revision_is_that_of_a_hub_id(
         return Checkpoint(checkpoint(), "tiny")
 
     monkeypatch.setattr(pretrained, "resolve_source", resolve)
-    for source in ("org/name", "org/name@v1", checkpoint()):
+    for source in ("org/name", "org/name@v1", "demo", checkpoint()):
         Phi3ForCausalLM.from_pretrained(source, revision="abc")
-    assert asked == ["org/name@abc", "org/name@v1", str(checkpoint())]
+    assert asked == ["org/name@abc", "org/name@v1", "demo", str(checkpoint())]
 
 
 def test_class_without_its_head_is_refused(checkpoint: MakeCheckpoint) -> None:
