@@ -63,15 +63,18 @@ class Phi3Cache:
         return self._pool.kv
 
     def crop(self, max_length: int) -> None:
-        """Keep the first `max_length` columns, or, below zero, all but the last -max_length."""
-        num_columns = max_length if max_length >= 0 else self.get_seq_length() + max_length
-        self._mask = self._mask[:, : max(0, num_columns)].clone()
-        for row, num_tokens in zip(self._rows, self._mask.sum(dim=1).tolist(), strict=True):
-            self._cut(row, num_tokens)
+        """Keep the first `max_length` columns; or, below zero, all but the last -max_length.
+
+        Zero takes none away, as in transformers 5, which knows no others than these.
+        """
+        if max_length > 0:
+            self._keep(max_length)
+        else:
+            self._keep(max(0, self.get_seq_length() + max_length))
 
     def reset(self) -> None:
         """Forget all columns."""
-        self.crop(0)
+        self._keep(0)
 
     def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
         """Make the rows those at `indices`, which may leave out some and repeat others.
@@ -113,6 +116,7 @@ class Phi3Cache:
         other._network, other._mask = self._network, self._mask.clone()
         if self._network is not None and self._pool is not None:
             other._pool = PagePool(self._network)
+            other._pool.reserve(sum(len(row.pages) for row in self._rows))
             for row in self._rows:
                 other._rows.append(row.copy(other._pool.copies(self._pool, row.pages)))
         return other
@@ -158,6 +162,11 @@ class Phi3Cache:
         for row in self._rows:
             row.num_computed = len(row)
         self._mask = torch.cat([self._mask, batch.mask], dim=1)
+
+    def _keep(self, num_columns: int) -> None:
+        self._mask = self._mask[:, :num_columns].clone()
+        for row, num_tokens in zip(self._rows, self._mask.sum(dim=1).tolist(), strict=True):
+            self._cut(row, num_tokens)
 
     def _make_room(self, limit: int) -> None:
         for row_idx, row in enumerate(self._rows):

@@ -109,6 +109,8 @@ def test_cropped_cache_goes_on_from_there(model: Phi3ForCausalLM, length: int) -
     ids, mask = pad([ROWS[0][:45], ROWS[1][:40]])
     cache = model(ids, attention_mask=mask).past_key_values
     assert cache is not None
+    cache.crop(0)
+    assert cache.get_seq_length() == 45
     cache.crop(length)
     assert cache.get_seq_length() == 20
     out = model(torch.tensor([[5, 6], [7, 8]]), past_key_values=cache)
