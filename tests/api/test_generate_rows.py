@@ -15,6 +15,7 @@ from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import GenerateRequest, SamplingParams
+from phi3svc.engine.runner import Runner
 from phi3svc.errors import InvalidRequest
 from phi3svc.model.network import Network
 from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
@@ -167,8 +168,10 @@ def test_an_engine_is_kept_and_grows(path: Path, engines_made: list[int]) -> Non
     assert torch.equal(model.generate(row, max_new_tokens=20), first)
     assert torch.equal(model.generate(row, max_new_tokens=400)[:, :80], first)
     assert torch.equal(model.generate(row, max_new_tokens=20), first)
-    before, after = engines_made
-    assert before < after
+    assert len(engines_made) == 2
+    model.generate(row, max_new_tokens=20, num_return_sequences=20, do_sample=True)
+    assert engines_made == sorted(set(engines_made))
+    assert len(engines_made) == 3
 
 
 def test_more_rows_than_run_at_once_and_than_memory_holds(
@@ -185,6 +188,36 @@ def test_more_rows_than_run_at_once_and_than_memory_holds(
     small = Phi3ForCausalLM.from_pretrained(path)
     assert torch.equal(small.generate(rows, max_new_tokens=30), expected)
     assert engines_made[0] < 24
+
+
+def test_a_row_may_take_more_than_half_of_the_memory(
+    model: Phi3ForCausalLM, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = torch.tensor([prompt(60)])
+    config = model.network.config
+    free = 7 * 16 * config.kv_bytes_per_token("float32")
+    monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: free)
+    alone = Phi3ForCausalLM.from_pretrained(path)
+    expected = model.generate(row, max_new_tokens=20)
+    assert torch.equal(alone.generate(row, max_new_tokens=20), expected)
+
+
+def test_an_engine_that_was_interrupted_is_not_used_again(
+    model: Phi3ForCausalLM, engines_made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = torch.tensor([prompt(20)])
+    expected = model.generate(row, max_new_tokens=6)
+    del engines_made[:]
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "begin", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(row, max_new_tokens=6)
+    assert torch.equal(model.generate(row, max_new_tokens=6), expected)
+    assert len(engines_made) == 1
+
+
+def _interrupted(*arguments: object, **more: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_nothing_is_left_over_after_an_error(model: Phi3ForCausalLM) -> None:

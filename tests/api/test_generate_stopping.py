@@ -109,6 +109,14 @@ def test_characters_of_several_tokens(tmp_path: Path) -> None:
         assert found == [False, False, False, False, True, True, False]
 
 
+def test_a_string_over_many_tokens(tokenizer: Any) -> None:
+    text = "a long one, €"
+    strings = StopStrings([text], tokenizer)
+    ids = list(f"b{text}".encode())
+    assert strings.are_completed(ids[:3], ids[3:])
+    assert not strings.are_completed(ids[1:3], ids[3:-1])
+
+
 class Watcher(StoppingCriteria):
     """Stops rows whose newest token is one of `token_ids`, and notes what it was shown."""
 
@@ -144,6 +152,14 @@ def test_a_criterion_is_shown_each_row_with_its_padding(model: Phi3ForCausalLM) 
     sequences = model.generate(**batch, max_new_tokens=4, stopping_criteria=[watcher]).tolist()
     expected = [row[: 5 + n] for row in sequences for n in (1, 2, 3, 4)]
     assert sorted(watcher.shown) == sorted(expected)
+
+
+def test_a_criterion_is_shown_beams_with_their_padding(model: Phi3ForCausalLM) -> None:
+    batch = left_padded([prompt(3), prompt(5)])
+    watcher = Watcher(set())
+    model.generate(**batch, num_beams=2, max_new_tokens=3, stopping_criteria=[watcher])
+    assert {len(row) for row in watcher.shown} == {6, 7, 8}
+    assert {tuple(row[:5]) for row in watcher.shown} == set(map(tuple, batch["input_ids"].tolist()))
 
 
 def test_a_criterion_stops_one_of_a_prompts_answers(model: Phi3ForCausalLM) -> None:
