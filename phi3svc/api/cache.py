@@ -65,7 +65,7 @@ class Phi3Cache:
     def crop(self, max_length: int) -> None:
         """Keep the first `max_length` columns; or, below zero, all but the last -max_length.
 
-        Zero takes none away, as in transformers 5, which knows no others than these.
+        Zero takes none away, as in transformers 5, which refuses what is above.
         """
         if max_length > 0:
             self._keep(max_length)

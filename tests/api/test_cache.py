@@ -43,7 +43,8 @@ def begin(model: Phi3ForCausalLM, num_tokens: int = 20) -> Phi3Cache:
 
 
 def test_loop_across_the_boundary_in_a_padded_batch(model: Phi3ForCausalLM) -> None:
-    ids, mask = pad([row[:n] for row, n in zip(ROWS, STARTS, strict=True)])
+    """Padding on every row: the batch's width is over the boundary before any row is."""
+    ids, mask = pad([row[:n] for row, n in zip(ROWS, STARTS, strict=True)], width=ORIGINAL + 2)
     out = model(ids, attention_mask=mask)
     for step in range(15):
         for i, (row, start) in enumerate(zip(ROWS, STARTS, strict=True)):
