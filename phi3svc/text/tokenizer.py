@@ -16,13 +16,13 @@ from tokenizers import AddedToken
 
 from phi3svc.config.checkpoint import tokenizer_file
 from phi3svc.config.files import read_file
-from phi3svc.config.json_file import parse_json_object
 from phi3svc.errors import ConfigError, InvalidRequest
+from phi3svc.text.backend import component, fails_as, load_backend
 from phi3svc.text.decoders import decoder_factory
 from phi3svc.text.special_tokens import read_added_tokens, read_special_tokens
 from phi3svc.text.tiktoken import MAX_TIKTOKEN_BYTES, tiktoken_to_json
 
-MAX_TOKENIZER_BYTES = 64 << 20  # Phi-4-mini's, the largest of the family, has 16 MB
+MAX_TOKENIZER_BYTES = 32 << 20  # Phi-4-mini's, the largest of the family, has 16 MB
 
 Span = tuple[int, int]
 
@@ -41,11 +41,11 @@ class Tokenizer:
         find_added: takes the definition's own added tokens, by id, and gives those to add, or to
         give other flags. Raises ConfigError when the definition is not one.
         """
-        self._backend = _load(definition)
+        self._backend = load_backend(definition)
         self._backend.add_tokens(list(find_added(self._backend.get_added_tokens_decoder())))
         self._literal: tokenizers.Tokenizer | None = None
         self._literal_lock = threading.Lock()
-        self.new_decoder = decoder_factory(_decoder_spec(self._backend))
+        self.new_decoder = decoder_factory(component(self._backend, "decoder"))
         added = self._backend.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = self._backend.get_vocab_size(with_added_tokens=True)
@@ -84,7 +84,7 @@ class Tokenizer:
         for plain text and not for a rendered conversation; Phi tokenizers put nothing.
         """
         backend = self._backend if parse_special else self._literal_backend()
-        return list(backend.encode(text, add_special_tokens=add_special).ids)
+        return list(_run(backend, text, add_special).ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span | None]]:
         """Token ids of `text`, and the characters [start, end) each of them came from.
@@ -92,7 +92,7 @@ class Tokenizer:
         None stands for a token that the tokenizer added itself. Pieces with a leading blank start
         at that blank, as in transformers.
         """
-        return _with_offsets(self._backend.encode(text))
+        return _with_offsets(_run(self._backend, text))
 
     def encode_windows(
         self, text: str, max_tokens: int, overlap: int = 0
@@ -102,7 +102,7 @@ class Tokenizer:
         Each window has what the tokenizer adds to a text, and begins with the last `overlap` tokens
         of the one before it. InvalidRequest when there is no room for more than these.
         """
-        encoding = self._backend.encode(text)
+        encoding = _run(self._backend, text)
         if len(encoding.ids) <= max_tokens:
             return [_with_offsets(encoding)]
         room = max_tokens - self._backend.num_special_tokens_to_add(is_pair=False)
@@ -110,7 +110,7 @@ class Tokenizer:
             raise InvalidRequest.of(
                 "stride", f"{overlap} in windows of {max_tokens} tokens, must be 0 to {room - 1}"
             )
-        bare = self._backend.encode(text, add_special_tokens=False)
+        bare = _run(self._backend, text, add_special=False)
         bare.truncate(room, overlap)
         first = self._backend.post_process(bare)
         return [_with_offsets(window) for window in (first, *first.overflowing)]
@@ -137,9 +137,15 @@ class Tokenizer:
         # A second instance, because the switch belongs to the instance and threads share it.
         with self._literal_lock:
             if self._literal is None:
-                self._literal = _load(self._backend.to_str())
+                self._literal = load_backend(self._backend.to_str())
                 self._literal.encode_special_tokens = True
         return self._literal
+
+
+def _run(backend: tokenizers.Tokenizer, text: str, add_special: bool = True) -> tokenizers.Encoding:
+    """InvalidRequest for a text that the checkpoint's tokenizer takes too long for."""
+    with fails_as(lambda why: InvalidRequest.of("text", f"the model's tokenizer fails: {why}")):
+        return backend.encode(text, add_special_tokens=add_special)
 
 
 def _with_offsets(encoding: tokenizers.Encoding) -> tuple[list[int], list[Span | None]]:
@@ -159,20 +165,3 @@ def _no_tokenizer(file: Path) -> str:
         )
         message += f"; make it with: python -c {shlex.quote(code)}"
     return message
-
-
-def _decoder_spec(backend: tokenizers.Tokenizer) -> dict[str, object]:
-    decoder = backend.decoder
-    return {} if decoder is None else parse_json_object(decoder.__getstate__(), "decoder")
-
-
-def _load(definition: str) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(definition)
-    except Exception as error:  # the library raises bare Exception for every malformed file
-        lines = str(error).splitlines() or ["malformed"]
-        raise ConfigError(f"tokenizer.json: {lines[0][:200]}") from None
-    # Saved training settings would cut or pad requests.
-    backend.no_truncation()
-    backend.no_padding()
-    return backend

@@ -71,6 +71,25 @@ def test_saved_truncation_and_padding_do_not_touch_requests() -> None:
     assert Tokenizer(backend.to_str()).encode("one two three") == ids
 
 
+def test_saved_dropout_does_not_make_ids_random() -> None:
+    saved = definition()
+    expected = Tokenizer(json.dumps(saved)).encode("The quick brown fox")
+    assert isinstance(saved["model"], dict)
+    saved["model"]["dropout"] = 0.9
+    tokenizer = Tokenizer(json.dumps(saved))
+    assert [tokenizer.encode("The quick brown fox") for _ in range(5)] == [expected] * 5
+    assert tokenizer.encode("The quick brown fox", parse_special=False) == expected
+
+
+def test_what_is_checked_is_what_is_loaded() -> None:
+    """Of a key given twice, the library would take the first value, and the check the second."""
+    step = '{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}'
+    doubling = f'{{"type": "Sequence", "normalizers": [{", ".join([step] * 40)}]}}'
+    saved = json.dumps(definition() | {"normalizer": None})
+    twice = f'{{"normalizer": {doubling}, ' + saved[1:]
+    assert Tokenizer(twice).encode("aaa") == Tokenizer(saved).encode("aaa")
+
+
 def test_ids_without_a_token_have_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([tokenizer.vocab_size + 5]) == ""
     assert tokenizer.token_text(tokenizer.vocab_size + 5) is None
