@@ -60,11 +60,15 @@ class Phi3Config(model.Phi3Config):
 
     @property
     def num_labels(self) -> int:
-        return len(self.id2label)
+        return len(self.labels)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.labels))
 
     @property
     def label2id(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.id2label)}
+        return {label: i for i, label in enumerate(self.labels)}
 
     @property
     def eos_token_id(self) -> int | list[int] | None:

@@ -200,11 +200,11 @@ def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -
     """The config of a checkpoint whose architecture is that class."""
     if config.small is not None:
         architecture = architecture.replace("Phi3", "Phi3Small", 1)
-    labels = config.id2label
+    labels = config.labels
     if head not in (None, "generation"):
         labels = labels or ("LABEL_0", "LABEL_1")
     return Phi3Config.of(config).updated(
-        architecture=architecture, task=head or "hidden-states", id2label=labels
+        architecture=architecture, task=head or "hidden-states", labels=labels
     )
 
 

@@ -79,8 +79,8 @@ def describe(config: Phi3Config, num_params: int) -> dict[str, object]:
     }
     if config.small is not None:
         facts["block_sparse"] = _block_sparse(config.small)
-    if config.id2label:
-        facts["labels"] = list(config.id2label)
+    if config.labels:
+        facts["labels"] = list(config.labels)
     for dtype in DTYPES:
         facts[f"weights_in_{dtype}"] = num_params * BYTES_PER_ELEMENT[dtype]
     for kv_dtype in KV_DTYPES:

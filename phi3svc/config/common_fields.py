@@ -85,7 +85,7 @@ def read_eos_token_ids(
     return tuple(sorted(ids))
 
 
-def read_id2label(fields: Fields, task: Task) -> tuple[str, ...]:
+def read_labels(fields: Fields, task: Task) -> tuple[str, ...]:
     """Labels by id; LABEL_0, LABEL_1, ... where only their number is known."""
     labels = fields.object("id2label")
     if labels is None:

@@ -63,13 +63,12 @@ class Phi3Config:
 
     max_position_embeddings: as config.json has it; see `context_len`.
     original_max_position_embeddings: up to here a LongRoPE sequence uses the short factors.
-    sliding_window: a query at q sees keys
-    k > q - sliding_window; None sees all. eos_token_ids: union of both files, ascending, without
-    ids beyond the vocabulary, which no model can emit. id2label: index is the label's id. task:
-    what the architecture is for; a network may carry other heads besides. use_cache: whether the
-    Python API's `forward` returns its cache unless told. initializer_range: deviation of random
-    weights. small: of a Phi-3-small only; its norms are layer norms and its projections have
-    biases.
+    rms_norm_eps: of all norms. sliding_window: a query at q sees keys k > q - sliding_window; None
+    sees all. eos_token_ids: union of both files, ascending, without ids beyond the vocabulary,
+    which no model can emit. labels: a classifier's, by id. task: what the architecture is for; a
+    network may carry other heads besides. use_cache: whether the Python API's `forward` returns its
+    cache unless told. initializer_range: deviation of random weights. small: of a Phi-3-small only;
+    its norms are layer norms and its projections have biases.
     """
 
     model_type: str
@@ -92,7 +91,7 @@ class Phi3Config:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
-    id2label: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     problem_type: str | None = None
     token_classification_bias: bool = True
     use_cache: bool = True
@@ -168,9 +167,9 @@ class Phi3Config:
         if self.task == "generation":
             head = 0 if self.tie_word_embeddings else embeddings
         elif self.task != "hidden-states":
-            head = len(self.id2label) * hidden
+            head = len(self.labels) * hidden
             if self.task == "token-classification" and self.token_classification_bias:
-                head += len(self.id2label)
+                head += len(self.labels)
         return self.num_hidden_layers * layer + embeddings + final_norm + head
 
     def kv_bytes_per_token(self, dtype: KVDType) -> int:

@@ -13,7 +13,7 @@ from phi3svc.config.common_fields import (
     read_dtype,
     read_eos_token_ids,
     read_head_dim,
-    read_id2label,
+    read_labels,
     read_num_kv_heads,
     read_problem_type,
     read_token_id,
@@ -67,7 +67,7 @@ def read_phi3small(fields: Fields, generation: Fields) -> Phi3Config:
         # A turn ends in it, and the first config.json did not say so.
         eos_token_ids=tuple(sorted(eos_ids | ({_END_ID} if vocab_size > _END_ID else set()))),
         pad_token_id=read_token_id(fields, "pad_token_id", None, vocab_size),
-        id2label=read_id2label(fields, task),
+        labels=read_labels(fields, task),
         problem_type=read_problem_type(fields),
         use_cache=fields.flag("use_cache", True),
         initializer_range=fields.number("initializer_range", 0.0, 100.0, 0.02),

@@ -69,8 +69,8 @@ def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
             layer_name(i, "mlp.gate_up_proj"): (2 * mlp, hidden),
             layer_name(i, "mlp.down_proj"): (hidden, mlp),
         }
-    if config.id2label:
-        shapes |= {SCORE: (len(config.id2label), hidden), SCORE_BIAS: (len(config.id2label),)}
+    if config.labels:
+        shapes |= {SCORE: (len(config.labels), hidden), SCORE_BIAS: (len(config.labels),)}
     return shapes
 
 

@@ -88,8 +88,8 @@ def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
         ):
             shapes[layer_name(i, linear)] = (num_rows, num_columns)
             shapes[layer_name(i, linear, "bias")] = (num_rows,)
-    if config.id2label:
-        shapes[SCORE] = (len(config.id2label), hidden)
+    if config.labels:
+        shapes[SCORE] = (len(config.labels), hidden)
     return shapes
 
 

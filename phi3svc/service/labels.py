@@ -14,7 +14,7 @@ def to_classification(
     scores: Sequence[float], config: Phi3Config
 ) -> classification_service_pb2.Classification:
     """Every label with its probability, the best first. scores: raw, [C]."""
-    found = zip(config.id2label, probabilities(scores, config), strict=True)
+    found = zip(config.labels, probabilities(scores, config), strict=True)
     return classification_service_pb2.Classification(
         labels=[
             classification_service_pb2.LabelScore(label=label, score=score)
@@ -36,10 +36,10 @@ def to_token_classification(
                 start=token.start,
                 end=token.end,
             )
-            for token in aggregate(tokens, config.id2label, "none", ignore_labels=())
+            for token in aggregate(tokens, config.labels, "none", ignore_labels=())
         ],
         entities=[
-            _to_entity(text, entity) for entity in aggregate(tokens, config.id2label, strategy)
+            _to_entity(text, entity) for entity in aggregate(tokens, config.labels, strategy)
         ],
     )
 

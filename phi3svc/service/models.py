@@ -46,6 +46,6 @@ def _to_model(model: ServedModel) -> model_service_pb2.Model:
         max_context_token_count=info.max_context_len,
         vocab_size=config.vocab_size,
         parameter_count=config.num_params,
-        labels=config.id2label if is_classifier else (),
+        labels=config.labels if is_classifier else (),
         fingerprint=info.fingerprint,
     )

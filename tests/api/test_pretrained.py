@@ -57,6 +57,7 @@ def test_config_takes_transformers_keywords() -> None:
     assert ours.rope.long_factor == tuple(rope["long_factor"])
     assert ours.num_labels == 3
     assert ours.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+    assert ours.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert ours.eos_token_id == 257
     assert Phi3Config(**(TINY | {"eos_token_id": [5, 3]})).eos_token_id == [3, 5]
     assert Phi3Config(**(TINY | {"eos_token_id": None})).eos_token_id is None

@@ -62,8 +62,8 @@ def test_weights_are_bfloat16(name: str) -> None:
 def test_labels_are_those_of_the_corpora() -> None:
     sentiment = Phi3Config.from_dir(resolve_source("demo-sentiment").path)
     entities = Phi3Config.from_dir(resolve_source("demo-entities").path)
-    assert sentiment.id2label == SENTIMENT_LABELS
-    assert entities.id2label == ENTITY_LABELS
+    assert sentiment.labels == SENTIMENT_LABELS
+    assert entities.labels == ENTITY_LABELS
 
 
 def test_generator_stops_at_end_and_end_of_text() -> None:

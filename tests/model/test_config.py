@@ -189,11 +189,11 @@ def test_generation_defaults_are_read() -> None:
 def test_labels() -> None:
     sequence = {"architectures": ["Phi3ForSequenceClassification"]}
     config = Phi3Config.from_dict(MINI | sequence)
-    assert (config.task, config.id2label) == ("sequence-classification", ("LABEL_0", "LABEL_1"))
+    assert (config.task, config.labels) == ("sequence-classification", ("LABEL_0", "LABEL_1"))
     named = MINI | sequence | {"id2label": {"1": "good", "0": "bad"}, "problem_type": "regression"}
     config = Phi3Config.from_dict(named)
-    assert (config.id2label, config.problem_type) == (("bad", "good"), "regression")
-    assert Phi3Config.from_dict(MINI).id2label == ()
+    assert (config.labels, config.problem_type) == (("bad", "good"), "regression")
+    assert Phi3Config.from_dict(MINI).labels == ()
 
 
 SIZES = (

@@ -86,7 +86,7 @@ class TextClassificationPipeline(Pipeline):
         scores = settings.function(row) if settings.function else probabilities(row, config)
         found: list[dict[str, Any]] = [
             {"label": label, "score": score}
-            for label, score in zip(config.id2label, scores, strict=True)
+            for label, score in zip(config.labels, scores, strict=True)
         ]
         # Stable: equal ones stay in the model's order.
         found.sort(key=lambda item: -item["score"])

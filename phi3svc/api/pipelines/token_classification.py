@@ -102,7 +102,7 @@ class TokenClassificationPipeline(Pipeline):
             for token in tokens
         ]
         entities = aggregate(
-            tokens, self.model.config.id2label, settings.strategy, settings.ignore_labels
+            tokens, self.model.config.labels, settings.strategy, settings.ignore_labels
         )
         if settings.strategy != "none":
             return [self._group(entity, spellings, settings.strategy) for entity in entities]
