@@ -28,7 +28,7 @@ PATTERNS = [
     BlockSparse(256, 1, 2, 1),
 ]
 # (keys, queries): decodes, chunks and prompts around the edges of pages, blocks and spans.
-LENS = [(1, 1), (17, 17), (64, 1), (65, 3), (130, 9), (257, 2), (513, 1), (700, 40), (600, 600)]
+LENS = [(1, 1), (17, 17), (64, 1), (65, 3), (130, 9), (257, 2), (530, 20), (290, 290)]
 
 
 def pattern_id(pattern: BlockSparse) -> str:
@@ -41,7 +41,7 @@ def pattern(request: pytest.FixtureRequest) -> BlockSparse:
     return found
 
 
-@pytest.mark.parametrize("heads", [(2, 2), (3, 1), (8, 2)], ids=["group1", "group3", "group4"])
+@pytest.mark.parametrize("heads", [(3, 1), (8, 2)], ids=["group3", "group4"])
 @pytest.mark.parametrize("kv", ["model", "int8"])
 def test_attention_of_mixed_sequences(
     heads: tuple[int, int], kv: str, pattern: BlockSparse, dtype: torch.dtype
@@ -60,7 +60,9 @@ def test_attention_as_phi_3_small_has_it(
     module.check([(1024, 1), (1025, 3), (1700, 1)], heads, 16, dtype, block_sparse=PHI3_SMALL)
 
 
-@pytest.mark.parametrize(("heads", "head_dim"), [((50, 1), 16), ((2, 2), 256), ((10, 2), 48)])
+@pytest.mark.parametrize(
+    ("heads", "head_dim"), [((50, 1), 16), ((2, 2), 256), ((10, 2), 48), ((1, 1), 32)]
+)
 def test_attention_of_unusual_heads(
     heads: tuple[int, int], head_dim: int, dtype: torch.dtype
 ) -> None:
