@@ -209,9 +209,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     ),
     "layers without end": (edit("config.json", num_hidden_layers=1 << 62), "num_hidden_layers is"),
     "a model beyond all machines": (
-        edit(
-            "config.json", hidden_size=1 << 16, num_attention_heads=256, num_hidden_layers=1 << 10
-        ),
+        edit("config.json", hidden_size=1 << 16, num_attention_heads=256, num_hidden_layers=999),
         "parameters; expected at most",
     ),
     "a million labels": (

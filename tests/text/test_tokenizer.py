@@ -81,15 +81,6 @@ def test_saved_dropout_does_not_make_ids_random() -> None:
     assert tokenizer.encode("The quick brown fox", parse_special=False) == expected
 
 
-def test_what_is_checked_is_what_is_loaded() -> None:
-    """Of a key given twice, the library would take the first value, and the check the second."""
-    step = '{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}'
-    doubling = f'{{"type": "Sequence", "normalizers": [{", ".join([step] * 40)}]}}'
-    saved = json.dumps(definition() | {"normalizer": None})
-    twice = f'{{"normalizer": {doubling}, ' + saved[1:]
-    assert Tokenizer(twice).encode("aaa") == Tokenizer(saved).encode("aaa")
-
-
 def test_ids_without_a_token_have_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([tokenizer.vocab_size + 5]) == ""
     assert tokenizer.token_text(tokenizer.vocab_size + 5) is None
