@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import reference
+import reference_sampling
 from compare import assert_bitwise_equal, assert_close
 from op_tensors import Guarded, i32, misaligned, randn
 from phi3svc import ops
@@ -35,7 +35,7 @@ def random_ids(num_rows: int, vocab_size: int) -> Tensor:
 
 def assert_matches_reference(logits: Tensor, token_ids: Tensor, k: int) -> None:
     of_tokens, top_ids, of_top = logprobs(logits, token_ids, k)
-    exact_of_tokens, exact_ids, exact_of_top = reference.logprobs(logits, token_ids, k)
+    exact_of_tokens, exact_ids, exact_of_top = reference_sampling.logprobs(logits, token_ids, k)
     assert_bitwise_equal(top_ids, exact_ids)
     assert_close(of_tokens, exact_of_tokens, atol=4e-6, rtol=4e-6)
     assert_close(of_top, exact_of_top, atol=4e-6, rtol=4e-6)

@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-import reference
+import reference_sampling
 from compare import assert_close
 from op_tensors import i32, misaligned, poisoned, randn
 from phi3svc import ops
@@ -86,7 +86,7 @@ def processed(logits: Tensor, temperature: float, top_k: int, top_p: float) -> T
 def test_reference_philox_gives_the_known_answers(
     counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    assert reference.philox4x32_10(counter, key) == expected
+    assert reference_sampling.philox4x32_10(counter, key) == expected
 
 
 def test_sample_draws_by_the_uniform_number_of_its_counter() -> None:
@@ -103,7 +103,7 @@ def test_sample_draws_by_the_uniform_number_of_its_counter() -> None:
     ids, logprobs = sample(
         logits, seeds=seed, sequence_indices=sequence_idx.int(), positions=position.int()
     )
-    assert ids.tolist() == [int(4096 * reference.uniform(*case)) for case in cases]
+    assert ids.tolist() == [int(4096 * reference_sampling.uniform(*case)) for case in cases]
     assert ids[0] == 0x6627E8D5 >> 20
     assert_close(logprobs, torch.full((len(cases),), -math.log(4096)), rtol=1e-6)
 
@@ -113,7 +113,7 @@ def test_a_draw_on_the_edge_of_two_tokens_takes_the_upper() -> None:
     position, u = next(
         (position, u)
         for position in itertools.count(1)
-        if (4096 * (u := reference.uniform(0, 0, position))).is_integer()
+        if (4096 * (u := reference_sampling.uniform(0, 0, position))).is_integer()
     )
     ids, _ = sample(torch.zeros(1, 4096), positions=i32(position))
     assert ids.item() == 4096 * u
@@ -144,7 +144,9 @@ def test_reference_distribution_is_that_of_transformers(
     for _ in range(5):
         logits = 3 * randn(vocab_size)
         assert_close(
-            reference.distribution(logits, *settings), processed(logits, *settings), atol=2e-6
+            reference_sampling.distribution(logits, *settings),
+            processed(logits, *settings),
+            atol=2e-6,
         )
 
 
@@ -156,10 +158,10 @@ def test_sample_inverts_the_distribution_at_u(
     num_draws = 64
     logits = 3 * randn(vocab_size)
     ids, _ = sample(logits.repeat(num_draws, 1), *settings, seeds=99, sequence_indices=3)
-    probabilities = reference.distribution(logits, *settings)
+    probabilities = reference_sampling.distribution(logits, *settings)
     cumulative = probabilities.cumsum(-1)
     for position, drawn in enumerate(ids.tolist()):
-        u = reference.uniform(99, 3, position)
+        u = reference_sampling.uniform(99, 3, position)
         assert probabilities[drawn] > 0, f"drew {drawn}, which is filtered out"
         assert cumulative[drawn] > u - 1e-6, f"u = {u} lies after token {drawn}"
         before = cumulative[drawn] - probabilities[drawn]

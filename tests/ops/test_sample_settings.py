@@ -20,7 +20,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-import reference
+import reference_sampling
 from compare import assert_close
 from op_tensors import i32, randn
 from phi3svc import ops
@@ -118,7 +118,7 @@ def assert_inverts(drawn: list[int], probabilities: Tensor) -> None:
     """Draw i lies where the cumulative probabilities reach its uniform number."""
     cumulative = probabilities.cumsum(-1)
     for position, token in enumerate(drawn):
-        u = reference.uniform(99, 0, position)
+        u = reference_sampling.uniform(99, 0, position)
         assert probabilities[token] > 0, f"drew {token}, which is filtered out"
         assert cumulative[token] - probabilities[token] <= u + 1e-5
         assert cumulative[token] > u - 1e-5
@@ -132,7 +132,7 @@ def test_reference_keeps_what_transformers_keeps(
     for _ in range(5):
         logits = 3 * randn(vocab_size)
         expected = warped(logits, filters)
-        actual = reference.distribution(logits, *filters)
+        actual = reference_sampling.distribution(logits, *filters)
         assert ((actual > 0) == expected.isfinite()).all()
         assert_close(actual, expected.double().softmax(-1), atol=1e-5)
 
@@ -143,7 +143,7 @@ def test_filters_draw_from_the_reference(
     filters: tuple[float, int, float, float, float], vocab_size: int
 ) -> None:
     logits = 3 * randn(vocab_size)
-    assert_inverts(draw(logits, filters, 64), reference.distribution(logits, *filters))
+    assert_inverts(draw(logits, filters, 64), reference_sampling.distribution(logits, *filters))
 
 
 @pytest.mark.parametrize("filters", FILTERS)
@@ -188,7 +188,9 @@ def test_repetition_penalty_is_that_of_transformers(repetition: float) -> None:
         logits = 2 * randn(40)
         processor = RepetitionPenaltyLogitsProcessor(repetition)
         expected = processor(torch.tensor([prompt + answer]), logits[None].clone())[0]
-        assert_close(reference.penalized(logits, prompt, answer, repetition), expected, atol=1e-5)
+        assert_close(
+            reference_sampling.penalized(logits, prompt, answer, repetition), expected, atol=1e-5
+        )
         off = (1.0, 0, 1.0, 0.0, 1.0)
         drawn = draw(logits, off, 300, repeated(300, prompt, answer, repetition))
         assert_inverts(drawn, expected.double().softmax(-1))
@@ -200,7 +202,7 @@ def test_presence_and_frequency_count_the_answer_alone() -> None:
     logits = randn(8)
     counts = torch.tensor([0, 0, 1, 0, 0, 3, 0, 0])
     expected = logits - counts * 0.75 - (counts > 0) * -0.5
-    actual = reference.penalized(logits, prompt, answer, presence=-0.5, frequency=0.75)
+    actual = reference_sampling.penalized(logits, prompt, answer, presence=-0.5, frequency=0.75)
     assert_close(actual, expected, atol=1e-5)
     penalties = repeated(300, prompt, answer, presence=-0.5, frequency=0.75)
     drawn = draw(logits, (1.0, 0, 1.0, 0.0, 1.0), 300, penalties)
@@ -212,7 +214,7 @@ def test_bias_is_that_of_transformers() -> None:
     logits = randn(40)
     processor = SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])
     expected = processor(IDS, logits[None].clone())[0]
-    assert_close(reference.penalized(logits, [], [], bias=bias), expected, atol=1e-5)
+    assert_close(reference_sampling.penalized(logits, [], [], bias=bias), expected, atol=1e-5)
     drawn = draw(logits, (1.0, 0, 1.0, 0.0, 1.0), 300, biases=repeated_biases(300, bias))
     assert_inverts(drawn, expected.double().softmax(-1))
 
@@ -252,7 +254,7 @@ def test_everything_together_in_order_is_the_reference() -> None:
         prompt, answer = torch.randint(40, (9,)).tolist(), torch.randint(40, (7,)).tolist()
         logits = 2 * randn(40)
         settings = (1.4, 0.6, 0.3)
-        scores = reference.penalized(logits, prompt, answer, *settings, bias)
+        scores = reference_sampling.penalized(logits, prompt, answer, *settings, bias)
         drawn = draw(
             logits,
             filters,
@@ -260,7 +262,7 @@ def test_everything_together_in_order_is_the_reference() -> None:
             repeated(100, prompt, answer, *settings),
             repeated_biases(100, bias),
         )
-        assert_inverts(drawn, reference.distribution(scores, *filters))
+        assert_inverts(drawn, reference_sampling.distribution(scores, *filters))
 
 
 def test_greedy_takes_the_best_after_penalties_and_biases() -> None:
