@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from typing import Any
 
 from jinja2.exceptions import SecurityError, TemplateRuntimeError
@@ -63,6 +63,21 @@ class Budget:
             self.spend(size)
             total += size
         return total
+
+    def compare(self, *values: object) -> None:
+        """Spend what comparing these values with others may take."""
+        for value in values:
+            if isinstance(value, str):
+                self.spend(len(value))
+            elif isinstance(value, dict | list | tuple):
+                self.measure(value)
+            elif isinstance(value, KeysView | ItemsView | ValuesView):
+                self.measure(list(value))
+
+    def search(self, values: object) -> None:
+        """Spend what looking for something in `values` may take."""
+        if not isinstance(values, dict | KeysView):  # which know by its hash
+            self.compare(values)
 
     def text(self, value: object) -> str:
         """`str(value)`, as printing it gives; only for plain data."""

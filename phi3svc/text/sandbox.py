@@ -28,6 +28,7 @@ from phi3svc.text.template_filters import (
     budget_of,
     join_texts,
     replace_text,
+    strip_text,
 )
 
 UNITS_PER_CALL = 32
@@ -35,10 +36,11 @@ MAX_EXPONENT = 64
 
 _STR_METHODS = """
 capitalize casefold count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric
-isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition
-rsplit rstrip split splitlines startswith strip swapcase title upper
+isspace istitle isupper lower partition removeprefix removesuffix rfind rindex rpartition rsplit
+split splitlines startswith swapcase title upper
 """
 _LINEAR_METHODS = frozenset(_STR_METHODS.split())
+_STRIP_METHODS = frozenset({"lstrip", "rstrip", "strip"})
 _DICT_METHODS = frozenset({"get", "items", "keys", "values"})
 _JINJA_ARGUMENTS = frozenset({"_loop_vars", "_block_vars"})  # which it gives to every call
 _LOOP_METHODS = frozenset({"cycle", "changed"})
@@ -47,7 +49,7 @@ _LOOP_METHODS = frozenset({"cycle", "changed"})
 class ChatEnvironment(ImmutableSandboxedEnvironment):
     """Compiles and runs templates as transformers does, within a budget."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "/", "//", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -78,6 +80,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(__obj, types.BuiltinMethodType):
             own = {key: kwargs[key] for key in kwargs.keys() - _JINJA_ARGUMENTS}
             return _call_method(budget, __obj, args, own)
+        if isinstance(__obj, types.MethodType):  # a loop's: `changed` compares
+            budget.compare(*args)
         if (
             isinstance(__obj, Macro | Undefined)  # undefined ones raise what is missing
             or any(__obj is function for function in __self._functions.values())
@@ -148,6 +152,8 @@ def _call_method(budget: Budget, method: Any, args: Any, kwargs: Any) -> Any:
             return replace_text(budget, owner, *args, **kwargs)
         if name == "join":
             return join_texts(budget, owner, *args, **kwargs)
+        if name in _STRIP_METHODS:
+            return strip_text(budget, method, owner, *args, **kwargs)
         if name in _LINEAR_METHODS:
             budget.spend(2 * len(owner))
             return method(*args, **kwargs)

@@ -1,7 +1,8 @@
 """Rewrites a parsed chat template so that everything it does spends from the render's budget.
 
 Calls, arithmetic and printing pass through hooks of the environment. What has no hook becomes a
-filter that has: loops, concatenation, slices, and lists and dicts written in the template.
+filter that has: loops, comparisons, tests, concatenation, slices, and lists and dicts written in
+the template.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 
-from phi3svc.text.template_filters import CONCATENATE, ITERATE, MEASURED, SLICE, SPEND
+from phi3svc.text.template_filters import (
+    COMPARED,
+    CONCATENATE,
+    ITERATE,
+    MEASURED,
+    SEARCHED,
+    SLICE,
+    SPEND,
+)
 
 _REFUSED = (
     nodes.Block,
@@ -41,6 +50,14 @@ class _Bounds(NodeTransformer):
                 _spend_in(node.body)
             case nodes.Macro() | nodes.CallBlock():
                 _spend_in(node.body)
+            case nodes.Compare():
+                node.expr = _operator(COMPARED, node.expr)
+                for operand in node.ops:
+                    is_search = operand.op in ("in", "notin")
+                    operand.expr = _operator(SEARCHED if is_search else COMPARED, operand.expr)
+            case nodes.Test():
+                node.node = _operator(COMPARED, node.node)
+                node.args = [_operator(SEARCHED, argument) for argument in node.args]
             case nodes.Concat():
                 return _operator(CONCATENATE, *node.nodes)
             case nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):

@@ -44,6 +44,12 @@ def join_texts(budget: Budget, separator: str, texts: Iterable[str]) -> str:
     return separator.join(items)
 
 
+def strip_text(budget: Budget, method: Callable[..., str], text: str, *chars: str | None) -> str:
+    """`method`, which strips characters off an end of `text`. It may look at all for each one."""
+    budget.spend(len(text) * (1 + sum(map(len, filter(None, chars)))))
+    return method(*chars)
+
+
 def _of_text(function: Function) -> Function:
     """A filter whose result is about as long as the text it gets."""
 
@@ -54,13 +60,35 @@ def _of_text(function: Function) -> Function:
     return apply
 
 
+def _of_scalar(function: Function) -> Function:
+    """A filter that reads a text, if it gets one, once."""
+
+    @pass_context
+    def apply(context: Context, value: object, *args: Any, **kwargs: Any) -> Any:
+        budget_of(context).compare(value)
+        return function(value, *args, **kwargs)
+
+    return apply
+
+
 def _of_values(function: Function) -> Function:
-    """A filter of jinja2 that takes the context and passes over values once."""
+    """A filter of jinja2 that takes the context and passes over values once.
+
+    It may compare each value with each argument, or look for it in there.
+    """
 
     @pass_context
     def apply(context: Context, value: Iterable[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         budget = budget_of(context)
-        return budget.iterate(function(context, budget.iterate(value), *args, **kwargs))
+
+        def compared() -> Iterator[Any]:
+            for item in budget.iterate(value):
+                budget.compare(item)
+                for argument in args:
+                    budget.search(argument)
+                yield item
+
+        return budget.iterate(function(context, compared(), *args, **kwargs))
 
     return apply
 
@@ -84,6 +112,13 @@ def _join(context: Context, value: Iterable[Any], d: str = "", attribute: Any = 
     if attribute is not None:
         value = map(filters.make_attrgetter(context.environment, attribute), value)
     return join_texts(budget, budget.text(d), map(budget.text, budget.iterate(value)))
+
+
+@pass_context
+def _trim(context: Context, value: object, chars: str | None = None) -> str:
+    budget = budget_of(context)
+    text = budget.text(value)
+    return strip_text(budget, text.strip, text, chars)
 
 
 @pass_context
@@ -174,12 +209,27 @@ def _spend(context: Context, units: int) -> str:
     return ""
 
 
+@pass_context
+def _compared(context: Context, value: object) -> object:
+    budget_of(context).compare(value)
+    return value
+
+
+@pass_context
+def _searched(context: Context, values: object) -> object:
+    budget_of(context).search(values)
+    return values
+
+
 CONCATENATE, MEASURED, ITERATE, SLICE, SPEND = "~", "[]", "for", "[:]", "spend"
+COMPARED, SEARCHED = "==", "in"
 
 OPERATORS: dict[str, Function] = {
+    COMPARED: _compared,
     CONCATENATE: _concatenate,
     MEASURED: _measured,
     ITERATE: _iterate,
+    SEARCHED: _searched,
     SLICE: _slice,
     SPEND: _spend,
 }
@@ -193,9 +243,9 @@ FILTERS: dict[str, Function] = {
         lambda _, value, *args, **kw: filters.do_dictsort(value, *args, **kw)
     ),
     "first": filters.sync_do_first,
-    "float": filters.do_float,
+    "float": _of_scalar(filters.do_float),
     "indent": _indent,
-    "int": filters.do_int,
+    "int": _of_scalar(filters.do_int),
     "items": filters.do_items,
     "join": _join,
     "last": filters.do_last,
@@ -214,7 +264,7 @@ FILTERS: dict[str, Function] = {
     "string": _of_text(str),
     "title": _of_text(filters.do_title),
     "tojson": _tojson,
-    "trim": _of_text(filters.do_trim),
+    "trim": _trim,
     "unique": _of_plain_data(filters.sync_do_unique),
     "upper": _of_text(filters.do_upper),
 }

@@ -13,6 +13,13 @@ from phi3svc.text.chat import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "x" * 1000}]
 
+HUGE = "{% set s = 'a' * 499999 %}"
+
+
+def often(statements: str) -> str:
+    return "{% for i in range(99) %}" + statements + "{% endfor %}"
+
+
 ENDLESS = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
     "loops over text": "{% set s = 'x' * 99999 %}{% for a in s %}{% for b in s %}{% endfor %}"
@@ -80,6 +87,27 @@ ENDLESS = {
     "call blocks": "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}"
     "{% for i in range(99999) %}{% call f() %}" + "x" * 50_000 + "{% endcall %}{% endfor %}",
     "a constant part": "{{ ('x' * 9999999) * 9999 }}",
+    # Few steps, each of them long: too much work only if the length counts.
+    "searching text": HUGE + often("{% if 'ab' in s %}{% endif %}"),
+    "searching text by a test": HUGE + often("{% if 'ab' is in s %}{% endif %}"),
+    "searching text by a filter": HUGE + "{{ (['ab'] * 99) | select('in', s) | list }}",
+    "searching text by a method": HUGE + often("{% set t = s.count('ab') %}"),
+    "searching lists": "{% set s = range(9999) | list %}" + often("{% if 'x' in s %}{% endif %}"),
+    "searching values": "{% set s = {'a': range(9999) | list} %}"
+    + often("{% if 'x' in s.values() %}{% endif %}"),
+    "comparing text": HUGE + often("{% if 'x' == s %}{% endif %}"),
+    "comparing text from the left": HUGE + often("{% if s < 'x' %}{% endif %}"),
+    "comparing by a test": HUGE + often("{% if 'x' is eq s %}{% endif %}"),
+    "comparing by a filter": HUGE
+    + "{% set l = [s] %}"
+    + often("{% set t = l | reject('eq', 1) %}{% for x in t %}{% endfor %}"),
+    "comparing by the loop": HUGE + often("{% if loop.changed(s) %}{% endif %}"),
+    "testing for case": HUGE + often("{% if s is lower %}{% endif %}"),
+    "stripping many characters": HUGE + "{{ s.strip('b' * 49999 ~ 'a') }}",
+    "trimming many characters": "{{ ('a' * 499999) | trim('b' * 49999 ~ 'a') }}",
+    "reading numbers": HUGE + often("{% set t = s | int(0, 16) %}"),
+    "dividing long numbers": "{% set n = ('f' * 9999) | int(0, 16) %}{{ n // n }}",
+    "subtracting long numbers": "{% set n = ('f' * 9999) | int(0, 16) %}{{ n - n }}",
 }
 
 
