@@ -81,11 +81,17 @@ def _cached(repo: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
+        # It raises for a file that the repository has and the cache lacks, as an interrupted
+        # download leaves it; of weights, one of two forms is enough.
         path = snapshot_download(
-            repo, revision=revision, local_files_only=True, allow_patterns=["config.json"]
+            repo,
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=["*/*"],
         )
         weight_files(Path(path))
-    except Exception:  # not there; or a weight's file is not
+    except Exception:
         return None
     return Path(path)
 

@@ -63,7 +63,7 @@ def component(backend: tokenizers.Tokenizer, name: str) -> dict[str, object]:
 def fails_as(to_error: Callable[[str], Phi3Error]) -> Iterator[None]:
     """Raise `to_error(reason)` where the library gives up, as it does on a pattern without end.
 
-    It panics then, which in Python is no Exception, lest anybody caught it: a server would end.
+    It panics then. In Python that is no Exception, so it would pass every handler of a server.
     """
     try:
         yield

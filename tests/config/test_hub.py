@@ -84,6 +84,9 @@ def test_a_revision_is_pinned_and_kept(hub: HubServer) -> None:
     hub.requests.clear()
     assert resolve_source(f"org/name@{OLD}") == found
     assert hub.requests == [], "a commit in the cache does not change"
+    (found.path / "chat_template.jinja").unlink()
+    assert resolve_source(f"org/name@{OLD}") == found
+    assert (found.path / "chat_template.jinja").read_bytes() == b"x"
     hub.revisions["v1"] = NEW
     assert resolve_source("org/name@v1").path.name == NEW
 
