@@ -147,7 +147,7 @@ def test_a_cache_takes_the_bytes_that_the_config_says(network: Phi3Network, name
 
 def test_int8_gives_as_many_more_blocks_as_it_is_smaller() -> None:
     class Config(SimpleNamespace):
-        max_position_embeddings = 1 << 20
+        context_len = 1 << 20
 
         def kv_bytes_per_token(self, dtype: str) -> int:
             return {"bfloat16": 192, "float32": 384, "int8": 100}[dtype]
