@@ -21,7 +21,7 @@ from phi3svc.config.common_fields import (
 from phi3svc.config.generation_defaults import read_generation_defaults
 from phi3svc.config.json_file import Fields
 from phi3svc.config.model import Phi3Config, Phi3SmallSettings, Task
-from phi3svc.config.rope import MAX_POSITIONS, RopeConfig, longrope_attention_factor
+from phi3svc.config.rope import LEAST, MAX_POSITIONS, RopeConfig, longrope_attention_factor
 
 TASKS: Mapping[str, Task] = {
     "Phi3SmallForCausalLM": "generation",
@@ -79,7 +79,7 @@ def read_phi3small(fields: Fields, generation: Fields) -> Phi3Config:
 def _small(fields: Fields, head_dim: int, num_heads: int) -> Phi3SmallSettings:
     attention_scale = head_dim**-0.5
     if fields.flag("mup_use_scaling", True):
-        attention_scale = fields.number("mup_attn_multiplier", 0.0, 1e6, 1.0) / head_dim
+        attention_scale = fields.number("mup_attn_multiplier", LEAST, 1e6, 1.0) / head_dim
     vertical_stride = fields.integer("blocksparse_vert_stride", 1, 1 << 20, 8)
     is_homogeneous = fields.flag("blocksparse_homo_head_pattern", False)
     block_size = fields.integer("blocksparse_block_size", 1, 1 << 20, 64)
@@ -91,7 +91,7 @@ def _small(fields: Fields, head_dim: int, num_heads: int) -> Phi3SmallSettings:
         attention_scale=attention_scale,
         gegelu_limit=math.inf
         if _is_null(fields, "gegelu_limit")
-        else fields.number("gegelu_limit", 0.0, 1e6, 20.0),
+        else fields.number("gegelu_limit", LEAST, 1e6, 20.0),
         block_size=block_size,
         num_local_blocks=fields.integer("blocksparse_num_local_blocks", 1, 1 << 20, 16),
         vertical_stride=vertical_stride,
@@ -106,7 +106,7 @@ def _multiplier(fields: Fields, name: str, default: float) -> float:
     """null and 0 turn it off."""
     value = fields.values.get(name, default)
     is_off = value is None or (value == 0 and not isinstance(value, bool))
-    return 1.0 if is_off else fields.number(name, 0.0, 1e6, default)
+    return 1.0 if is_off else fields.number(name, LEAST, 1e6, default)
 
 
 def _is_null(fields: Fields, name: str) -> bool:
@@ -134,7 +134,9 @@ def _rope(fields: Fields, head_dim: int, max_positions: int) -> RopeConfig:
         return RopeConfig("default", theta, head_dim, position_scale=position_scale)
     rope = Fields(scaling, fields.where, "rope_scaling.")
     rope.choice("rope_type" if "rope_type" in scaling else "type", ("longrope", "su"), "longrope")
-    original = rope.integer("original_max_position_embeddings", 2, MAX_POSITIONS)
+    name = "original_max_position_embeddings"
+    beside = fields.optional_integer(name, 2, MAX_POSITIONS)  # where its siblings have it
+    original = rope.integer(name, 2, MAX_POSITIONS, beside)
     long_default = longrope_attention_factor(max_positions / original, original)
     return RopeConfig(
         "longrope",
@@ -144,8 +146,8 @@ def _rope(fields: Fields, head_dim: int, max_positions: int) -> RopeConfig:
             _mscale(rope, "short_mscale", 1.0),
             _mscale(rope, "long_mscale", long_default),
         ),
-        short_factor=rope.numbers("short_factor", head_dim // 2, 0.0, 1e6),
-        long_factor=rope.numbers("long_factor", head_dim // 2, 0.0, 1e6),
+        short_factor=rope.numbers("short_factor", head_dim // 2, LEAST, 1e6),
+        long_factor=rope.numbers("long_factor", head_dim // 2, LEAST, 1e6),
         original_max_position_embeddings=original,
     )
 

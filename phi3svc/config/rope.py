@@ -9,6 +9,8 @@ from typing import Literal
 from phi3svc.config.json_file import Fields
 
 MAX_POSITIONS = 1 << 24
+LEAST = 1e-6
+"""Factors are above it: far below, float32 has but zero for them, or infinity for one over them."""
 
 RopeType = Literal["default", "linear", "dynamic", "yarn", "longrope"]
 
@@ -168,8 +170,8 @@ def _read_yarn(
     given = {key: None if _is_zero(value) else value for key, value in rope.values.items()}
     rope = Fields(given, rope.where, rope.prefix)
     factor = _factor(rope, original, max_positions / original)
-    beta_fast = rope.number("beta_fast", 0.0, 1e6, 32.0)
-    beta_slow = rope.number("beta_slow", 0.0, 1e6, 1.0)
+    beta_fast = rope.number("beta_fast", LEAST, 1e6, 32.0)
+    beta_slow = rope.number("beta_slow", LEAST, 1e6, 1.0)
     if beta_slow > beta_fast:
         expected = f"at most beta_fast={beta_fast:g}"
         Fields({"beta_slow": beta_slow}, rope.where, rope.prefix).fail("beta_slow", expected)
@@ -201,8 +203,8 @@ def _read_longrope(
     "yarn" here; who has such a checkpoint and wants the factor it was made with writes "phi3_yarn"
     for the type in config.json.
     """
-    short_factor = rope.numbers("short_factor", rotary_dim // 2, 0.0, 1e6)
-    long_factor = rope.numbers("long_factor", rotary_dim // 2, 0.0, 1e6)
+    short_factor = rope.numbers("short_factor", rotary_dim // 2, LEAST, 1e6)
+    long_factor = rope.numbers("long_factor", rotary_dim // 2, LEAST, 1e6)
     scale = rope.number("factor", 0.0, 1e6, ratio)
     default = _mscale(scale) if is_legacy else longrope_attention_factor(scale, original)
     attention_factor = rope.number("attention_factor", 0.0, 1e3, default)

@@ -66,6 +66,19 @@ def test_small_128k() -> None:
     assert [config.rope_set(n) for n in (1, 8192, 8193)] == [0, 0, 1]
 
 
+def test_original_length_may_stand_beside_rope_scaling() -> None:
+    """As in the other members' files; the one inside goes first."""
+    inside = dict(LONGROPE)
+    original = inside.pop("original_max_position_embeddings")
+    assert original == 8192
+    for scaling, beside in ((inside, 8192), (LONGROPE, 4096)):
+        config = Phi3Config.from_dict(
+            small(rope_scaling=scaling, original_max_position_embeddings=beside)
+        )
+        assert config.original_max_position_embeddings == original
+        assert config.rope.original_max_position_embeddings == original
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -123,6 +136,14 @@ ABSURD: dict[str, dict[str, Any]] = {
     "blocksparse_vert_stride is 0": small(blocksparse_vert_stride=0),
     "num_key_value_heads is 7": small(num_key_value_heads=7),
     "mup_attn_multiplier is -1": small(mup_attn_multiplier=-1),
+    # In float32 these would be 0, or infinity for one over them.
+    "mup_attn_multiplier is 1e-40": small(mup_attn_multiplier=1e-40),
+    "mup_embedding_multiplier is 1e-50": small(mup_embedding_multiplier=1e-50),
+    "mup_width_multiplier is 1e-39": small(mup_width_multiplier=1e-39),
+    "gegelu_limit is 1e-50": small(gegelu_limit=1e-50),
+    "rope_scaling.long_factor[0] is 1e-50": small(
+        rope_scaling=LONGROPE | {"long_factor": [1e-50] * 64}
+    ),
     "mup_width_multiplier is 'x'": small(mup_width_multiplier="x"),
     "gegelu_limit is -20": small(gegelu_limit=-20),
     "rope_scaling.type is 'yarn'": small(rope_scaling=LONGROPE | {"type": "yarn"}),
