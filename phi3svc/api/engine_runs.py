@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,7 +15,6 @@ from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import FailedEvent, TokenEvent
 from phi3svc.engine.memory import available_bytes
 from phi3svc.engine.request import GenerateRequest, check_request
-from phi3svc.errors import InvalidRequest
 from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 
@@ -30,31 +28,13 @@ _CONFIG = EngineConfig(max_waiting_requests=1 << 20, max_waiting_tokens=1 << 32)
 class EngineRuns:
     """One engine, kept between runs with its prefix cache, and replaced when a run needs a larger.
 
-    Not for two threads at once: see `turn`.
+    Not for two threads at once: see `turns`.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
         self._core: EngineCore | None = None
         self._num_blocks = 0
-        self._lock = threading.Lock()
-        self._thread_in_turn: int | None = None
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Have the network for oneself; waits for other threads to be done with it.
-
-        Raises InvalidRequest in a thread whose turn it is already: it would wait for itself.
-        """
-        if self._thread_in_turn == threading.get_ident():
-            text = "called by a streamer or stopping criterion of the same model's generate"
-            raise InvalidRequest.of("generate", text)
-        with self._lock:
-            self._thread_in_turn = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._thread_in_turn = None
 
     def run(
         self,

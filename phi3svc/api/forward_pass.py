@@ -13,6 +13,7 @@ from phi3svc.api.cache import Phi3Cache
 from phi3svc.api.cached_row import CachedRow
 from phi3svc.api.memory import require_bytes
 from phi3svc.api.rows import Batch
+from phi3svc.api.turns import turn
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
@@ -68,16 +69,18 @@ def run(
 
     Gives h, float32 [T, E], of each step, good until the next one, and where in it new tokens are.
     Rows whose factor set has changed are computed again from their first token on. The cache has
-    grown once the last step was taken.
+    grown once the last step was taken. From the first step to the last it is this thread's turn at
+    the network: what is made of h may be computed by it, too.
     """
     cache.extend(batch)
     columns: dict[int, list[int]] = {row_idx: [] for row_idx in range(cache.batch_size)}
     columns |= {new.row_idx: new.columns for new in batch.rows}
-    for spans in _steps([range(row.num_computed, len(row)) for row in cache.rows]):
-        places = _places(spans, cache.rows, columns)
-        h = _compute(network, cache, spans, places, hidden)
-        if len(places.at):  # else it was all computed before, with other factors
-            yield h, places
+    with turn(network):
+        for spans in _steps([range(row.num_computed, len(row)) for row in cache.rows]):
+            places = _places(spans, cache.rows, columns)
+            h = _compute(network, cache, spans, places, hidden)
+            if len(places.at):  # else it was all computed before, with other factors
+                yield h, places
     cache.commit(batch)
 
 

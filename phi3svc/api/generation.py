@@ -25,6 +25,7 @@ from phi3svc.api.generation_outputs import (
 from phi3svc.api.logits_processors import History, process, processors_for
 from phi3svc.api.memory import require_bytes
 from phi3svc.api.stopping import StoppingCriterion
+from phi3svc.api.turns import turn
 from phi3svc.errors import InvalidRequest
 from phi3svc.model.network import Network
 
@@ -97,7 +98,7 @@ class GenerationMixin:
             raise InvalidRequest.of("streamer", "given with num_beams > 1, where none can be")
         # Two threads may come here for the first time together.
         runs: EngineRuns = self.__dict__.setdefault("_runs", EngineRuns(self.network))
-        with runs.turn():
+        with turn(self.network):
             if settings.num_beams > 1:
                 return self._search(call)
             return self._sample(call, streamer, runs)

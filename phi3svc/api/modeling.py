@@ -6,7 +6,8 @@ what it would be alone; positions count from its first real token unless `positi
 otherwise; and LongRoPE's factor set follows the row's own length (transformers takes the padded
 length of the longest row for all). A loop over `past_key_values` gives what a call with the whole
 sequence gives, also where it passes the original length (see `Phi3Cache`). Outputs at columns that
-were left out are zeros. Logits and losses are float32 in any dtype.
+were left out are zeros. Logits and losses are float32 in any dtype. Calls from several threads take
+turns, also between models that share their weights.
 """
 
 from __future__ import annotations

@@ -116,15 +116,6 @@ def test_threads_take_turns(model: Phi3ForCausalLM, settings: dict[str, Any]) ->
         assert all(map(torch.equal, found[i].scores, output.scores))
 
 
-def test_a_call_within_a_call_is_refused(model: Phi3ForCausalLM) -> None:
-    def judge(input_ids: Tensor, scores: None) -> Any:
-        return model.generate(input_ids, max_new_tokens=1)
-
-    with pytest.raises(InvalidRequest, match="generate: called by a streamer or stopping crit"):
-        model.generate(ROW, max_new_tokens=3, stopping_criteria=judge)
-    assert model.generate(ROW, max_new_tokens=3).shape == (1, 12)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
