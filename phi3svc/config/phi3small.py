@@ -134,9 +134,7 @@ def _rope(fields: Fields, head_dim: int, max_positions: int) -> RopeConfig:
         return RopeConfig("default", theta, head_dim, position_scale=position_scale)
     rope = Fields(scaling, fields.where, "rope_scaling.")
     rope.choice("rope_type" if "rope_type" in scaling else "type", ("longrope", "su"), "longrope")
-    name = "original_max_position_embeddings"
-    beside = fields.optional_integer(name, 2, MAX_POSITIONS)  # where its siblings have it
-    original = rope.integer(name, 2, MAX_POSITIONS, beside)
+    original = rope.integer("original_max_position_embeddings", 2, MAX_POSITIONS)
     long_default = longrope_attention_factor(max_positions / original, original)
     return RopeConfig(
         "longrope",

@@ -145,10 +145,14 @@ def load_phi3small(
 
 def ungroup_qkv(rows: Tensor, config: Phi3Config) -> Tensor:
     """Rows [K × (H/K query heads, a key head, a value head) × D, ...] in the order q | k | v."""
-    num_kv_heads, rest = config.num_key_value_heads, rows.shape[1:]
-    groups = rows.view(num_kv_heads, -1, config.head_dim, *rest)
-    parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
-    return torch.cat([part.reshape(-1, *rest) for part in parts])
+    groups = rows.view(config.num_key_value_heads, -1, config.head_dim, *rows.shape[1:])
+    parts = (groups[:, :-2], groups[:, -2:-1], groups[:, -1:])
+    # Copied part by part into one tensor: `load_network` allows for twice a tensor, not more.
+    ungrouped = torch.empty_like(rows)
+    lengths = [part.shape[:3].numel() for part in parts]
+    for target, part in zip(ungrouped.split(lengths), parts, strict=True):
+        target.view(part.shape).copy_(part)
+    return ungrouped
 
 
 def deinterleave(rows: Tensor) -> Tensor:

@@ -66,19 +66,6 @@ def test_small_128k() -> None:
     assert [config.rope_set(n) for n in (1, 8192, 8193)] == [0, 0, 1]
 
 
-def test_original_length_may_stand_beside_rope_scaling() -> None:
-    """As in the other members' files; the one inside goes first."""
-    inside = dict(LONGROPE)
-    original = inside.pop("original_max_position_embeddings")
-    assert original == 8192
-    for scaling, beside in ((inside, 8192), (LONGROPE, 4096)):
-        config = Phi3Config.from_dict(
-            small(rope_scaling=scaling, original_max_position_embeddings=beside)
-        )
-        assert config.original_max_position_embeddings == original
-        assert config.rope.original_max_position_embeddings == original
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
