@@ -150,7 +150,7 @@ def ungroup_qkv(rows: Tensor, config: Phi3Config) -> Tensor:
     # Copied part by part into one tensor: `load_network` allows for twice a tensor, not more.
     ungrouped = torch.empty_like(rows)
     lengths = [part.shape[:3].numel() for part in parts]
-    for target, part in zip(ungrouped.split(lengths), parts, strict=True):
+    for target, part in zip(torch.split(ungrouped, lengths), parts, strict=True):
         target.view(part.shape).copy_(part)
     return ungrouped
 
