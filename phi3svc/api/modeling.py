@@ -12,6 +12,7 @@ turns, also between models that share their weights.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Unpack
 
 import torch
@@ -91,10 +92,17 @@ class Phi3Model(PretrainedModel):
 
 
 class _ModelWithHead(PretrainedModel):
-    @property
+    @cached_property
     def model(self) -> Phi3Model:
-        """The decoder on its own; it shares the weights."""
-        return Phi3Model.from_network(self.network, self.name_or_path)
+        """The decoder on its own; it shares the weights, and the config."""
+        made = Phi3Model.from_network(self.network, self.name_or_path)
+        made.config = self.config
+        return made
+
+    @property
+    def base_model(self) -> Phi3Model:
+        """`model`, by the name that it has whatever the head."""
+        return self.model
 
 
 class Phi3ForCausalLM(_ModelWithHead, GenerationMixin):

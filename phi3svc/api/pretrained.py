@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from phi3svc.api.config_settings import SETTINGS
 from phi3svc.api.configuration import Phi3Config, with_revision
 from phi3svc.api.generation_config import GenerationConfig
+from phi3svc.api.module import Module, is_cpu
 from phi3svc.config import model
 from phi3svc.config.checkpoint import resolve_source
-from phi3svc.config.common_fields import PROBLEM_TYPES
+from phi3svc.config.json_file import read_json_object
 from phi3svc.engine.memory import available_bytes
 from phi3svc.errors import ConfigError
 from phi3svc.model.loader import build_network, expected_shapes, load_network, required_names
@@ -57,7 +59,7 @@ class InputEmbeddings:
         return found.to(self._network.dtype).view(*input_ids.shape, self.embedding_dim)
 
 
-class PretrainedModel:
+class PretrainedModel(Module):
     """A network, read from a checkpoint or of random weights, for inference on this machine's CPU.
 
     config: frozen; name_or_path: the checkpoint's folder, "" if there is none; generation_config:
@@ -65,10 +67,10 @@ class PretrainedModel:
     """
 
     head: ClassVar[Head | None]
-    training = False
+    main_input_name: ClassVar[str] = "input_ids"
+    base_model_prefix: ClassVar[str] = "model"
 
     config: Phi3Config
-    network: Network
     name_or_path: str
     generation_config: GenerationConfig
 
@@ -115,8 +117,7 @@ class PretrainedModel:
         torch_dtype: str | torch.dtype | None = None,
         device_map: object = None,
         revision: str | None = None,
-        num_labels: int | None = None,
-        problem_type: str | None = None,
+        config: object = None,
         **others: object,
     ) -> Self:
         """Load a checkpoint.
@@ -124,64 +125,31 @@ class PretrainedModel:
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
         checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: None, the
         only one yet. The rest is transformers': torch_dtype is dtype; device_map may be "auto" or
-        "cpu"; revision is a hub id's; num_labels must be what the checkpoint has; problem_type goes
-        before the config's; others change nothing here, or are refused. Raises ConfigError, also
-        when the checkpoint lacks the head of this class: nothing is initialised at random.
+        "cpu"; revision is a hub id's; config is the checkpoint's, with settings that go before it;
+        so do problem_type, use_cache, id2label and whatever else a config lets be assigned; others
+        change nothing here, or are refused. Raises ConfigError, also when the checkpoint lacks the
+        head of this class: nothing is initialised at random.
         """
         _check_devices(device, device_map)
-        _check_others(quantization, others)
-        if problem_type not in (None, *PROBLEM_TYPES):
-            raise ConfigError(
-                f"problem_type={problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)}"
-            )
+        settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
+        _check_others(quantization, {n: v for n, v in others.items() if n not in SETTINGS})
         path = resolve_source(with_revision(source, revision)).path
         network = load_network(path, str(torch_dtype or dtype or "auto").removeprefix("torch."))
         made = cls.from_network(network, str(path))
-        if num_labels not in (None, made.config.num_labels):
-            raise ConfigError(
-                f"num_labels={num_labels!r}: the checkpoint has {made.config.num_labels}"
-            )
-        if problem_type is not None:
-            made.config = made.config.updated(problem_type=problem_type)
+        if config is not None:
+            made.config = made.config.with_settings_of(config)
+        made.config.update(settings)
         return made
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights; logits and losses are float32 in any."""
-        return self.network.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.device
-
-    def eval(self) -> Self:
-        """Does nothing: a model here is always in this mode."""
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Refuses; train(False) is eval()."""
-        if mode:
-            raise ConfigError("train(True): models are for inference; train with transformers")
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The model itself, if it is of that device and dtype already; else ConfigError."""
-        for wanted in (*args, *kwargs.values()):
-            if isinstance(wanted, torch.dtype):
-                if wanted != self.dtype:
-                    raise ConfigError(
-                        f"to({wanted}): this model is {self.dtype}; load it with dtype={wanted}"
-                    )
-            elif isinstance(wanted, str | torch.device) and not _is_cpu(wanted):
-                raise ConfigError(f"to({str(wanted)!r}): must be cpu")
-        return self
-
-    def cpu(self) -> Self:
-        return self.to("cpu")
-
-    def num_parameters(self) -> int:
+    def num_parameters(self, *, exclude_embeddings: bool = False) -> int:
         """Weights of this class's part of the checkpoint, tied ones counted once."""
-        return _for_class(self.config, type(self).__name__, self.head).num_params
+        config = _for_class(self.config, type(self).__name__, self.head)
+        num_excluded = config.vocab_size * config.hidden_size if exclude_embeddings else 0
+        return config.num_params - num_excluded
+
+    def can_generate(self) -> bool:
+        """Whether there is a `generate`."""
+        return hasattr(self, "generate")
 
     def get_input_embeddings(self) -> InputEmbeddings:
         return InputEmbeddings(self.network)
@@ -191,6 +159,8 @@ class PretrainedModel:
         self.config = Phi3Config.of(network.config)
         self.name_or_path = name_or_path
         if name_or_path:
+            said = read_json_object(Path(name_or_path) / "config.json")
+            self.config = Phi3Config.of(network.config, said | {"name_or_path": name_or_path})
             self.generation_config = GenerationConfig.from_dir(Path(name_or_path), network.config)
         else:
             self.generation_config = GenerationConfig.from_model_config(network.config)
@@ -209,10 +179,10 @@ def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -
 
 
 def _check_devices(device: str | torch.device, device_map: object) -> None:
-    if not _is_cpu(device):
+    if not is_cpu(device):
         raise ConfigError(f"device={str(device)!r}: must be cpu")
     devices = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
-    if any(d not in (None, "auto") and not _is_cpu(d) for d in devices):
+    if any(d not in (None, "auto") and not is_cpu(d) for d in devices):
         raise ConfigError(f"device_map={device_map!r}: must be auto or cpu")
 
 
@@ -223,7 +193,3 @@ def _check_others(quantization: object, others: Mapping[str, object]) -> None:
         if others[name] not in (None, False):
             hint = _INSTEAD.get(name, "not an argument that this package knows")
             raise ConfigError(f"from_pretrained: {name}: {hint}")
-
-
-def _is_cpu(device: object) -> bool:
-    return isinstance(device, str | torch.device) and str(device).partition(":")[0] == "cpu"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +17,8 @@ from phi3svc.api.modeling import (
     Phi3ForTokenClassification,
     Phi3Model,
 )
-from phi3svc.config import model as model_config
 from phi3svc.config.checkpoint import Checkpoint
 from phi3svc.errors import ConfigError
-from tests.model.checkpoints import longrope, make_config
 from tests.model.conftest import MakeCheckpoint
 
 TINY: dict[str, Any] = {
@@ -36,44 +32,6 @@ TINY: dict[str, Any] = {
     "eos_token_id": 257,
 }
 KINDS = [Phi3Model, Phi3ForCausalLM, Phi3ForSequenceClassification, Phi3ForTokenClassification]
-
-
-def test_config_without_arguments_is_minis() -> None:
-    ours, full = Phi3Config(), transformers.Phi3Config()
-    for name in (
-        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "use_cache"),
-        *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "bos_token_id"),
-        *("original_max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "model_type"),
-        *("eos_token_id", "pad_token_id", "sliding_window", "initializer_range"),
-    ):
-        assert getattr(ours, name) == getattr(full, name), name
-    assert ours.head_dim == 96
-
-
-def test_config_takes_transformers_keywords() -> None:
-    rope = longrope(16, 32)
-    ours = Phi3Config(**TINY, rope_parameters=rope, num_labels=3, attention_dropout=0.0)
-    assert ours.head_dim == 16
-    assert ours.rope.long_factor == tuple(rope["long_factor"])
-    assert ours.num_labels == 3
-    assert ours.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
-    assert ours.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
-    assert ours.eos_token_id == 257
-    assert Phi3Config(**(TINY | {"eos_token_id": [5, 3]})).eos_token_id == [3, 5]
-    assert Phi3Config(**(TINY | {"eos_token_id": None})).eos_token_id is None
-    with pytest.raises(ConfigError, match="num_hidden_layers is -1"):
-        Phi3Config(num_hidden_layers=-1)
-    # and what transformers' own to_dict() gives
-    ours = Phi3Config(**make_config(original=32, num_labels=3).to_dict())
-    assert (ours.hidden_size, ours.num_labels) == (64, 3)
-
-
-def test_config_of_a_checkpoint(checkpoint: MakeCheckpoint) -> None:
-    path = checkpoint(original=32)
-    config = phi3svc.AutoConfig.from_pretrained(path, trust_remote_code=True)
-    assert config == Phi3ForCausalLM.from_pretrained(path).config
-    assert config.eos_token_id == [257, 261]
-    assert isinstance(config, model_config.Phi3Config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,8 +104,10 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
         ({"dtype": "int3"}, r"dtype='int3'.*float32, bfloat16"),
         ({"token": "hf_x"}, "token: set the environment variable HF_TOKEN"),
         ({"load_in_4bit": True}, "load_in_4bit: not an argument"),
-        ({"num_labels": 3}, "num_labels=3: the checkpoint has 0"),
-        ({"problem_type": "other"}, "problem_type='other': must be one of regression"),
+        ({"num_labels": 3}, "num_labels is 3; expected as many labels as there are, 0"),
+        ({"problem_type": "other"}, "problem_type is 'other'; expected regression or"),
+        ({"use_cache": 3}, "use_cache is 3; expected true or false"),
+        ({"config": {}}, "config: a dict, must be a phi3svc Phi3Config"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -172,45 +132,41 @@ def test_revision_is_that_of_a_hub_id(
     assert asked == ["org/name@abc", "org/name@v1", "demo", str(checkpoint())]
 
 
+def test_settings_go_before_the_checkpoints(checkpoint: MakeCheckpoint) -> None:
+    """Given to from_pretrained, or in a config, or assigned; and they count."""
+    path = checkpoint("Phi3ForSequenceClassification", labels=("a", "b", "c"))
+    config = Phi3Config.from_pretrained(path)
+    config.use_cache = False
+    config.id2label = {0: "x", 1: "y", 2: "z"}
+    kind = Phi3ForSequenceClassification
+    model = kind.from_pretrained(path, config=config, problem_type="regression", pad_token_id=3)
+    assert (model.config.use_cache, model.config.problem_type) == (False, "regression")
+    assert model.config.labels == ("x", "y", "z")
+    ids = torch.tensor([[1, 2, 3]])
+    found = model(ids)
+    assert found.past_key_values is None
+    assert model.model(ids).past_key_values is None
+    assert found.logits.equal(kind.from_pretrained(path)(ids[:, :2]).logits)  # the pad token is 3
+    model.config.use_cache = True
+    assert model(ids).past_key_values is not None
+
+
+def test_config_of_another_shape_is_refused(checkpoint: MakeCheckpoint) -> None:
+    path = checkpoint("Phi3ForSequenceClassification", labels=("a", "b", "c"))
+    config = Phi3Config.from_pretrained(path, num_hidden_layers=1)
+    with pytest.raises(ConfigError, match="num_hidden_layers is 1; the checkpoint has 2"):
+        Phi3ForSequenceClassification.from_pretrained(path, config=config)
+    config = Phi3Config.from_pretrained(path, num_labels=5)
+    with pytest.raises(ConfigError, match="config: 5 labels; the checkpoint has 3"):
+        Phi3ForSequenceClassification.from_pretrained(path, config=config)
+
+
 def test_class_without_its_head_is_refused(checkpoint: MakeCheckpoint) -> None:
     with pytest.raises(ConfigError, match="no token-classification head; its heads: generation"):
         Phi3ForTokenClassification.from_pretrained(checkpoint())
-
-
-def test_what_scripts_ask_of_a_model(checkpoint: MakeCheckpoint) -> None:
-    path = checkpoint()
-    model, full = Phi3ForCausalLM.from_pretrained(path), transformers.Phi3ForCausalLM(make_config())
-    assert model.eval() is model.train(False) is model.to("cpu") is model.cpu() is model
-    assert model.to(torch.device("cpu"), dtype=torch.float32) is model
-    assert model.training is False
-    assert model.num_parameters() == full.num_parameters()
-    assert model.model.num_parameters() == full.model.num_parameters()
-    assert model.name_or_path == str(path)
-    assert model.generation_config.eos_token_id == [257, 261]
-    assert model.get_input_embeddings().num_embeddings == 300
-    ids = torch.tensor([[1, 2, 3]])
-    expected = model(ids, output_hidden_states=True).hidden_states
-    assert expected is not None
-    assert model.model(ids).last_hidden_state.equal(expected[-1])
-    assert model.model.embed_tokens(ids).equal(expected[0])
-    with pytest.raises(ConfigError, match="for inference"):
-        model.train()
-    with pytest.raises(ConfigError, match=r"load it with dtype=torch.bfloat16"):
-        model.to(torch.bfloat16)
-    with pytest.raises(ConfigError, match=r"to\('cuda'\): must be cpu"):
-        model.to("cuda")
 
 
 @pytest.mark.parametrize("name", sorted(phi3svc.__all__))
 def test_public_name_loads(name: str) -> None:
     assert getattr(phi3svc, name) is not None
     assert name in dir(phi3svc)
-
-
-def test_use_cache_and_range_come_from_the_file(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    values = json.loads((checkpoint() / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps(values | {"use_cache": False, "initializer_range": 0.5, "dtype": "float32"})
-    )
-    config = Phi3Config.from_pretrained(tmp_path)
-    assert (config.use_cache, config.initializer_range) == (False, 0.5)
