@@ -44,9 +44,10 @@ test: build ## run the test suite
 test-slow: build ## the minutes-long tests: Phi-3-mini at full size, 10 GB of memory and of disk
 	$(BIN)/python -m pytest -m slow
 
-bench: build ## what guessing ahead brings, and what a step costs besides its kernels
+bench: build ## measure again what tests/bench/results holds
 	$(BIN)/python -m tests.bench.speculation
 	$(BIN)/python -m tests.bench.step_overhead
+	$(BIN)/python -m tests.bench.block_sparse
 
 lint: setup ## ruff, clang-format
 	$(BIN)/ruff check .
