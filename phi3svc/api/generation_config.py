@@ -85,9 +85,21 @@ class GenerationConfig:
         return f"{type(self).__name__}({given})"
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> GenerationConfig:
-        """That of a checkpoint: local folder, embedded model or hub id. Raises ConfigError."""
-        return cls.from_dir(resolve_source(with_revision(source, revision)).path)
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, **values: Any
+    ) -> GenerationConfig:
+        """That of a checkpoint: local folder, embedded model or hub id, with `values` on top.
+
+        Raises ConfigError for the checkpoint and InvalidRequest for the values.
+        """
+        made = cls.from_dir(resolve_source(with_revision(source, revision)).path)
+        made.update(**values)
+        return made
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **others: Any) -> GenerationConfig:
+        """What `to_dict` gave, here or in transformers, with `others` on top."""
+        return cls(**{**values, **others})
 
     @classmethod
     def from_dir(cls, path: Path, config: Phi3Config | None = None) -> GenerationConfig:
@@ -153,6 +165,12 @@ class GenerationConfig:
                 elif name == "top_k":
                     result.top_k = 0
         return result
+
+    def update(self, **values: Any) -> None:
+        """Assign them all, or none where InvalidRequest is raised for one."""
+        type(self)(**values)
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that were given."""

@@ -196,9 +196,17 @@ def is_off(name: str, value: object) -> bool:
     return name in IGNORED or value is None or value in UNSUPPORTED.get(name, ())
 
 
+_WHY: Mapping[str, str] = {
+    "past_key_values": "not needed here: what a prompt begins with is remembered between calls",
+    "inputs_embeds": "not implemented: prompts are token ids",
+}
+
+
 def refuse_unsupported(names: Iterable[str]) -> NoReturn:
     """Raise InvalidRequest naming every field that is asked for in vain."""
     names = sorted(names)
+    if len(names) == 1 and names[0] in _WHY:
+        raise InvalidRequest.of(names[0], _WHY[names[0]])
     raise InvalidRequest.of(
         ", ".join(names),
         f"not {'an argument' if len(names) == 1 else 'arguments'} that generation has here",

@@ -34,10 +34,10 @@ def read_prompts(
 ) -> Prompts:
     """inputs, input_ids: [B, S] integers, one or neither; or a tokenizer's whole answer in inputs.
 
-    attention_mask: [B, S]. Where it is 0 a row has no token, in front, behind or between: positions
-    count those that are left, and what they are answered is what they are answered alone. Without
-    one, it is made from pad_token_id as in transformers: unless that is also a stop token. Without
-    anything, the prompt is the bos token. Raises InvalidRequest.
+    attention_mask: [B, S], of any dtype. Where it is 0 a row has no token, in front, behind or
+    between: positions count those that are left, and what they are answered is what they are
+    answered alone. Without one, it is made from pad_token_id as in transformers: unless that is
+    also a stop token. Without anything, the prompt is the bos token. Raises InvalidRequest.
     """
     if isinstance(inputs, Mapping):
         if "input_ids" not in inputs:
@@ -51,7 +51,10 @@ def read_prompts(
         if settings.bos_token_id is None:
             raise InvalidRequest.of("bos_token_id", "not set; needed where no input_ids are given")
         columns = torch.tensor([[settings.bos_token_id]])
-    columns = _matrix("input_ids", columns).to(torch.int64)
+    columns = _matrix("input_ids", columns)
+    if columns.is_floating_point() or columns.is_complex():
+        raise InvalidRequest.of("input_ids", f"{columns.dtype}, not integers")
+    columns = columns.to(torch.int64)
     if columns.numel() == 0:
         raise InvalidRequest.of("input_ids", f"shape {list(columns.shape)}, not at least [1, 1]")
     if attention_mask is None:
@@ -75,8 +78,6 @@ def _matrix(field: str, value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.dim() != 2:
         found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InvalidRequest.of(field, f"{found}, not a tensor [B, S]")
-    if value.is_floating_point() or value.is_complex():
-        raise InvalidRequest.of(field, f"{value.dtype}, not integers")
     return value.to("cpu")
 
 

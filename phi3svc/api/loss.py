@@ -62,6 +62,7 @@ def sequence_classification_loss(
     "single_label_classification" (integer labels): cross entropy with labels [B];
     "multi_label_classification": binary cross entropy with labels [B, C].
     """
+    _require_tensor("labels", labels)
     num_rows, num_labels = logits.shape
     if problem_type is None:
         if num_labels == 1:
@@ -92,6 +93,7 @@ def _class_labels(
     field: str, labels: Tensor, shape: torch.Size, num_classes: int, ignore_index: int
 ) -> Tensor:
     """int64 labels, each a class or to be ignored; else InvalidRequest."""
+    _require_tensor(field, labels)
     if labels.shape != shape or labels.is_floating_point() or labels.dtype == torch.bool:
         raise InvalidRequest.of(
             field, f"{labels.dtype} {list(labels.shape)}; expected integers {list(shape)}"
@@ -104,3 +106,8 @@ def _class_labels(
             f"{int(labels[wrong][0])}: must be 0 to {num_classes - 1}, or {ignore_index} for none",
         )
     return labels
+
+
+def _require_tensor(field: str, labels: object) -> None:
+    if not isinstance(labels, Tensor):
+        raise InvalidRequest.of(field, f"is a {type(labels).__name__}; expected a tensor")

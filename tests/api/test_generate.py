@@ -147,6 +147,7 @@ def test_inputs_in_every_form(model: Phi3ForCausalLM) -> None:
     for ours in (
         model.generate(input_ids, attention_mask=mask, max_new_tokens=4),
         model.generate(inputs=input_ids.int(), attention_mask=mask.bool(), max_new_tokens=4),
+        model.generate(input_ids, attention_mask=mask.float(), max_new_tokens=4),
         model.generate(encoding, max_new_tokens=4),
         model.generate(**encoding, max_new_tokens=4),
     ):
@@ -209,6 +210,7 @@ def test_what_asks_for_nothing_is_taken(model: Phi3ForCausalLM) -> None:
         ("assistant_model", {"inputs": ids(5), "assistant_model": object()}),
         ("no_repeat_ngram_size", {"inputs": ids(5), "no_repeat_ngram_size": 2}),
         ("past_key_values", {"inputs": ids(5), "past_key_values": object()}),
+        ("inputs_embeds", {"inputs_embeds": torch.zeros(1, 3, 64)}),
         ("temprature", {"inputs": ids(5), "temprature": 1.0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -219,6 +221,16 @@ def test_errors_name_the_field(
     with pytest.raises(InvalidRequest) as caught:
         model.generate(**arguments)
     assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_loop_that_hands_a_cache_on_is_told_that_none_is_needed(model: Phi3ForCausalLM) -> None:
+    cache = model(ids(5)).past_key_values
+    with pytest.raises(InvalidRequest, match="not needed here: what a prompt begins with"):
+        model.generate(ids(6), past_key_values=cache)
+    output = model.generate(ids(5), max_new_tokens=2, return_dict_in_generate=True)
+    assert not isinstance(output, Tensor)
+    assert output.past_key_values is None  # which is taken
+    model.generate(ids(6), past_key_values=output.past_key_values, max_new_tokens=2)
 
 
 def test_answers_that_memory_cannot_hold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,21 @@ def test_given_values_go_before_those_below_and_defaults_do_not() -> None:
     )
     assert of_call.over(of_checkpoint).updated(top_k=7, do_sample=False).top_k == 7
     assert (of_checkpoint.top_k, of_call.top_k) == (5, 6)
+
+
+def test_ways_to_make_and_change_one(checkpoint: MakeCheckpoint) -> None:
+    """As transformers' class has them, of which some scripts make a dict and back."""
+    config = GenerationConfig.from_pretrained(checkpoint(), max_new_tokens=4, top_k=3)
+    assert (config.max_new_tokens, config.top_k, config.eos_token_id) == (4, 3, [257, 261])
+    assert GenerationConfig.from_dict(config.to_dict(), top_k=7).top_k == 7
+    theirs = transformers.GenerationConfig(max_new_tokens=5, do_sample=True, top_p=0.5)
+    assert GenerationConfig.from_dict(theirs.to_dict()) == GenerationConfig.of(theirs)
+    copy = deepcopy(config)
+    copy.update(max_new_tokens=9, top_k=None)
+    assert (copy.max_new_tokens, copy.is_given("top_k"), config.max_new_tokens) == (9, False, 4)
+    with pytest.raises(InvalidRequest, match="top_p"):
+        copy.update(max_new_tokens=1, top_p=7)
+    assert copy.max_new_tokens == 9
 
 
 def test_assigned_values_are_given_values() -> None:

@@ -103,6 +103,8 @@ def test_problem_type_may_be_given(checkpoint: MakeCheckpoint) -> None:
 
 
 BAD_LABELS: dict[str, Callable[[Any, Any], object]] = {
+    "^labels: is a list; expected a tensor": lambda c, s: c(IDS, labels=IDS.tolist()),
+    "labels: is a tuple; expected a tensor": lambda c, s: s(IDS, labels=(1, 0, 0)),
     "labels: 300: must be 0 to 299, or -100": lambda c, s: c(IDS, labels=IDS.clamp(min=300)),
     r"labels: .*\[3, 11\]; expected integers \[3, 12\]": lambda c, s: c(IDS, labels=IDS[:, 1:]),
     r"shift_labels: torch\.float32": lambda c, s: c(IDS, shift_labels=IDS.float()),
