@@ -83,6 +83,34 @@ def test_a_tokenizer_may_come_from_anywhere(folder: Path, mood: TextClassificati
         assert pipeline("text-classification", path, tokenizer=tokenizer)(TEXTS) == mood(TEXTS)
 
 
+def test_what_scripts_ask_of_a_pipelines_tokenizer(folder: Path) -> None:
+    """As model cards write it: stop tokens by name, the pad token, and prompts made by hand."""
+    path = folder / "text-generation"
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    pipe = pipeline("text-generation", path, do_sample=False, max_new_tokens=4)
+    ours = pipe.tokenizer
+    assert (ours.eos_token, ours.pad_token) == (theirs.eos_token, theirs.pad_token)
+    for tokens in ("<|end|>", "a", ["<|end|>", "b"]):
+        assert ours.convert_tokens_to_ids(tokens) == theirs.convert_tokens_to_ids(tokens)
+    assert ours.convert_tokens_to_ids("no token") is ours.unk_token_id
+    chat = [{"role": "user", "content": "Hi"}]
+    prompt = ours.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert prompt == theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    with pytest.raises(InvalidRequest, match="tokenize: True, must be False"):
+        ours.apply_chat_template(chat, tokenize=True)
+    ours.pad_token = "<|user|>"
+    assert ours.pad_token_id == theirs.convert_tokens_to_ids("<|user|>")
+    texts = ["Hi", "Hello there"]
+    (short,), _ = pipe(text_inputs=texts, return_tensors=True)
+    settings = {"eos_token_id": short["generated_token_ids"][2], "return_tensors": True}
+    (ended,), _ = pipe(texts, batch_size=2, **settings)
+    assert ended["generated_token_ids"][3:] == [ours.pad_token_id] * 3
+    ours.pad_token_id = ours.eos_token_id
+    assert ours.pad_token == ours.eos_token
+    with pytest.raises(InvalidRequest, match="pad_token: 'nope', must be a token"):
+        ours.pad_token = "nope"
+
+
 def test_a_tokenizer_of_transformers_brings_its_template_and_limits(folder: Path) -> None:
     path = folder / "text-generation"
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)

@@ -55,6 +55,10 @@ class TextGenerationPipeline(Pipeline):
 
     _expected: ClassVar[str] = "must be a text, a conversation, a list or an iterator of either"
 
+    # In transformers the inputs of this pipeline alone have another name.
+    def __call__(self, text_inputs: Any, **settings: Any) -> Any:  # type: ignore[override]
+        return super().__call__(text_inputs, **settings)
+
     def _merge(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         own = dict(self._given)
         if settings.get("generation_config") is not None:  # takes the place of the pipeline's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,8 @@ class PipelineTokenizer:
     """A tokenizer with its chat template.
 
     model_max_length: the longest text in tokens, by tokenizer_config.json; None for no limit.
-    Special tokens that a text spells out are taken for these, as in transformers.
+    pad_token_id: the checkpoint's; may be assigned, and fills up answers. Special tokens that a
+    text spells out are taken for these, as in transformers.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PipelineTokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self.pad_token_id = tokenizer.pad_token_id
         self.model_max_length = (
             int(model_max_length)
             if isinstance(model_max_length, (int, float)) and 1 <= model_max_length < _MAX_LENGTH
@@ -84,10 +87,6 @@ class PipelineTokenizer:
         return cls(Tokenizer(backend.to_str(), special), template, limit)
 
     @property
-    def pad_token_id(self) -> int | None:
-        return self._tokenizer.pad_token_id
-
-    @property
     def bos_token_id(self) -> int | None:
         return self._tokenizer.bos_token_id
 
@@ -98,6 +97,26 @@ class PipelineTokenizer:
     @property
     def unk_token_id(self) -> int | None:
         return self._tokenizer.unk_token_id
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._spelling_or_none(self.eos_token_id)
+
+    @property
+    def pad_token(self) -> str | None:
+        return self._spelling_or_none(self.pad_token_id)
+
+    @pad_token.setter
+    def pad_token(self, token: str) -> None:
+        if token not in self._ids:
+            raise InvalidRequest.of("pad_token", f"{token!r}, must be a token of the vocabulary")
+        self.pad_token_id = self._ids[token]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, or a list of those of several; unk_token_id for none."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        return self._ids.get(tokens, self.unk_token_id)
 
     def encode(
         self, text: str, add_special_tokens: bool = True, max_length: int | None = None
@@ -134,15 +153,18 @@ class PipelineTokenizer:
         self,
         conversation: Sequence[Message],
         *,
+        tokenize: bool = False,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
     ) -> str:
-        """The prompt of a conversation.
+        """The prompt of a conversation, as a text; tokenize must be False.
 
         add_generation_prompt: end with the header of the assistant's turn. continue_final_message:
         end with the last message's content, for the model to go on with. InvalidRequest as from
         `ChatTemplate.render`.
         """
+        if tokenize:
+            raise InvalidRequest.of("tokenize", "True, must be False: `encode` makes ids of a text")
         if self._template is None:
             raise InvalidRequest.of("tokenizer", "has no chat template, which a conversation needs")
         if continue_final_message and add_generation_prompt:
@@ -152,6 +174,15 @@ class PipelineTokenizer:
         if continue_final_message:
             return _render_open(self._template, conversation)
         return self._template.render(conversation, add_generation_prompt)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """Of every token, by its spelling."""
+        ids = range(self._tokenizer.vocab_size)
+        return {text: i for i in ids if (text := self._tokenizer.token_text(i)) is not None}
+
+    def _spelling_or_none(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self._tokenizer.token_text(token_id)
 
 
 def _render_open(template: ChatTemplate, messages: Sequence[Message]) -> str:
