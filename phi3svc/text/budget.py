@@ -65,9 +65,10 @@ class Budget:
         return total
 
     def compare(self, *values: object) -> None:
-        """Spend what comparing these values with others may take."""
+        """Spend what comparing these values with others, or hashing them, may take."""
+        check_numbers(*values)
         for value in values:
-            if isinstance(value, str):
+            if isinstance(value, str | range):
                 self.spend(len(value))
             elif isinstance(value, dict | list | tuple):
                 self.measure(value)

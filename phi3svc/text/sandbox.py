@@ -28,7 +28,7 @@ from phi3svc.text.template_filters import (
     budget_of,
     join_texts,
     replace_text,
-    strip_text,
+    scan_text,
 )
 
 UNITS_PER_CALL = 32
@@ -36,11 +36,12 @@ MAX_EXPONENT = 64
 
 _STR_METHODS = """
 capitalize casefold count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric
-isspace istitle isupper lower partition removeprefix removesuffix rfind rindex rpartition rsplit
-split splitlines startswith swapcase title upper
+isspace istitle isupper lower partition removeprefix removesuffix split splitlines startswith
+swapcase title upper
 """
 _LINEAR_METHODS = frozenset(_STR_METHODS.split())
-_STRIP_METHODS = frozenset({"lstrip", "rstrip", "strip"})
+# Python's search from the right has no bound that is linear, as that from the left has.
+_SCANS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
 _DICT_METHODS = frozenset({"get", "items", "keys", "values"})
 _JINJA_ARGUMENTS = frozenset({"_loop_vars", "_block_vars"})  # which it gives to every call
 _LOOP_METHODS = frozenset({"cycle", "changed"})
@@ -147,13 +148,15 @@ def _raise_exception(message: object) -> NoReturn:
 
 def _call_method(budget: Budget, method: Any, args: Any, kwargs: Any) -> Any:
     owner, name = method.__self__, method.__name__
+    # Each of many prefixes is compared; a long key is hashed.
+    budget.compare(*args, *kwargs.values())
     if isinstance(owner, str):
         if name == "replace":
             return replace_text(budget, owner, *args, **kwargs)
         if name == "join":
             return join_texts(budget, owner, *args, **kwargs)
-        if name in _STRIP_METHODS:
-            return strip_text(budget, method, owner, *args, **kwargs)
+        if name in _SCANS:
+            return scan_text(budget, method, owner, *args, **kwargs)
         if name in _LINEAR_METHODS:
             budget.spend(2 * len(owner))
             return method(*args, **kwargs)

@@ -1,8 +1,8 @@
 """Rewrites a parsed chat template so that everything it does spends from the render's budget.
 
 Calls, arithmetic and printing pass through hooks of the environment. What has no hook becomes a
-filter that has: loops, comparisons, tests, concatenation, slices, and lists and dicts written in
-the template.
+filter that has: loops, comparisons, tests, concatenation, slices, keys, and lists and dicts written
+in the template.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class _Bounds(NodeTransformer):
             case nodes.Getitem(arg=nodes.Slice(start=start, stop=stop, step=step)):
                 nothing = nodes.Const(None, lineno=node.lineno)
                 return _operator(SLICE, node.node, *(b or nothing for b in (start, stop, step)))
+            case nodes.Getitem() if not isinstance(node.arg, nodes.Const):
+                node.arg = _operator(COMPARED, node.arg)
             case _ if isinstance(node, _REFUSED):
                 raise SecurityError(f"{type(node).__name__} has no place in a chat template")
         return node

@@ -44,10 +44,11 @@ def join_texts(budget: Budget, separator: str, texts: Iterable[str]) -> str:
     return separator.join(items)
 
 
-def strip_text(budget: Budget, method: Callable[..., str], text: str, *chars: str | None) -> str:
-    """`method`, which strips characters off an end of `text`. It may look at all for each one."""
-    budget.spend(len(text) * (1 + sum(map(len, filter(None, chars)))))
-    return method(*chars)
+def scan_text(budget: Budget, method: Function, text: str, *args: Any, **kwargs: Any) -> Any:
+    """`method`, which may look at all of an argument for each character of `text`."""
+    sizes = (len(value) for value in (*args, *kwargs.values()) if isinstance(value, str))
+    budget.spend(len(text) * (1 + sum(sizes)))
+    return method(*args, **kwargs)
 
 
 def _of_text(function: Function) -> Function:
@@ -118,7 +119,8 @@ def _join(context: Context, value: Iterable[Any], d: str = "", attribute: Any = 
 def _trim(context: Context, value: object, chars: str | None = None) -> str:
     budget = budget_of(context)
     text = budget.text(value)
-    return strip_text(budget, text.strip, text, chars)
+    stripped: str = scan_text(budget, text.strip, text, chars)
+    return stripped
 
 
 @pass_context

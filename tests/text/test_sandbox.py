@@ -14,6 +14,7 @@ from phi3svc.text.chat import ChatTemplate
 MESSAGES = [{"role": "user", "content": "x" * 1000}]
 
 HUGE = "{% set s = 'a' * 499999 %}"
+WIDE = "{% set t = ('x',) * 99999 %}"
 
 
 def often(statements: str) -> str:
@@ -95,6 +96,8 @@ ENDLESS = {
     "searching lists": "{% set s = range(9999) | list %}" + often("{% if 'x' in s %}{% endif %}"),
     "searching values": "{% set s = {'a': range(9999) | list} %}"
     + often("{% if 'x' in s.values() %}{% endif %}"),
+    "searching text from the right": HUGE + "{{ s.rsplit(sep='b' * 99, maxsplit=1) | length }}",
+    "searching ranges": often("{% if 'x' in range(99999) %}{% endif %}"),
     "comparing text": HUGE + often("{% if 'x' == s %}{% endif %}"),
     "comparing text from the left": HUGE + often("{% if s < 'x' %}{% endif %}"),
     "comparing by a test": HUGE + often("{% if 'x' is eq s %}{% endif %}"),
@@ -102,11 +105,15 @@ ENDLESS = {
     + "{% set l = [s] %}"
     + often("{% set t = l | reject('eq', 1) %}{% for x in t %}{% endfor %}"),
     "comparing by the loop": HUGE + often("{% if loop.changed(s) %}{% endif %}"),
+    "comparing beginnings": WIDE + often("{% if 'a'.startswith(t) %}{% endif %}"),
+    "long keys": WIDE + often("{% set x = {}[t] %}"),
+    "long keys by a method": WIDE + often("{% set x = {}.get(t) %}"),
     "testing for case": HUGE + often("{% if s is lower %}{% endif %}"),
     "stripping many characters": HUGE + "{{ s.strip('b' * 49999 ~ 'a') }}",
     "trimming many characters": "{{ ('a' * 499999) | trim('b' * 49999 ~ 'a') }}",
     "reading numbers": HUGE + often("{% set t = s | int(0, 16) %}"),
     "dividing long numbers": "{% set n = ('f' * 9999) | int(0, 16) %}{{ n // n }}",
+    "testing long numbers": "{% set n = ('f' * 9999) | int(0, 16) %}{{ n is divisibleby(n) }}",
     "subtracting long numbers": "{% set n = ('f' * 9999) | int(0, 16) %}{{ n - n }}",
 }
 
