@@ -217,7 +217,11 @@ class Phi3Config(model.Phi3Config):
 def with_revision(source: str | Path, revision: str | None) -> str:
     """A hub id with its revision; a folder has none, and transformers ignores it there."""
     source = str(source)
-    is_local = source in EMBEDDED_MODELS or Path(source).expanduser().is_dir()
-    if revision is None or "@" in source or is_local:
+    if revision is None or "@" in source or is_local(source):
         return source
     return f"{source}@{revision}"
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether a source is a folder or embedded model, for which nothing is fetched."""
+    return str(source) in EMBEDDED_MODELS or Path(source).expanduser().is_dir()

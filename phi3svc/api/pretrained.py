@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phi3svc.api.config_settings import SETTINGS
-from phi3svc.api.configuration import Phi3Config, with_revision
+from phi3svc.api.configuration import Phi3Config, is_local, with_revision
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.module import Module, is_cpu
 from phi3svc.config import model
@@ -24,18 +24,25 @@ from phi3svc.model.random_weights import RandomWeights
 
 _HARMLESS = frozenset(
     {
+        "_attn_implementation",
         "attn_implementation",
+        "code_revision",
         "experts_implementation",
         "ignore_mismatched_sizes",
         "low_cpu_mem_usage",
+        "max_memory",
         "offload_folder",
+        "offload_state_dict",
+        "resume_download",
         "trust_remote_code",
+        "use_flash_attention_2",
         "use_safetensors",
         "weights_only",
     }
 )
 """Arguments of transformers that change nothing here: one attention, no code from checkpoints."""
 
+# Of what comes from the hub; a local checkpoint has no use for these.
 _INSTEAD = {
     "cache_dir": "set the environment variable HF_HOME",
     "force_download": "remove the snapshot from the hub's cache",
@@ -132,7 +139,8 @@ class PretrainedModel(Module):
         """
         _check_devices(device, device_map)
         settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
-        _check_others(quantization, {n: v for n, v in others.items() if n not in SETTINGS})
+        ignored = {*SETTINGS, *_HARMLESS, *(_INSTEAD if is_local(source) else ())}
+        _check_others(quantization, {n: v for n, v in others.items() if n not in ignored})
         path = resolve_source(with_revision(source, revision)).path
         network = load_network(path, str(torch_dtype or dtype or "auto").removeprefix("torch."))
         made = cls.from_network(network, str(path))
@@ -189,7 +197,7 @@ def _check_devices(device: str | torch.device, device_map: object) -> None:
 def _check_others(quantization: object, others: Mapping[str, object]) -> None:
     if quantization is not None:
         raise ConfigError(f"quantization={quantization!r}: must be None")
-    for name in sorted(set(others) - _HARMLESS):
+    for name in sorted(others):
         if others[name] not in (None, False):
             hint = _INSTEAD.get(name, "not an argument that this package knows")
             raise ConfigError(f"from_pretrained: {name}: {hint}")

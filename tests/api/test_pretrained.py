@@ -84,6 +84,7 @@ def test_default_dtype_is_that_of_random_weights() -> None:
         {"dtype": torch.bfloat16, "device_map": {"": "cpu"}, "trust_remote_code": True},
         {"dtype": "bfloat16", "device": torch.device("cpu"), "attn_implementation": "sdpa"},
         {"dtype": "bfloat16", "low_cpu_mem_usage": True, "revision": "main", "token": None},
+        {"dtype": "bfloat16", "local_files_only": True, "cache_dir": "/nowhere", "token": "hf_x"},
     ],
     ids=str,
 )
@@ -102,7 +103,6 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
         ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or cpu"),
         ({"quantization": "int8"}, "quantization='int8': must be None"),
         ({"dtype": "int3"}, r"dtype='int3'.*float32, bfloat16"),
-        ({"token": "hf_x"}, "token: set the environment variable HF_TOKEN"),
         ({"load_in_4bit": True}, "load_in_4bit: not an argument"),
         ({"num_labels": 3}, "num_labels is 3; expected as many labels as there are, 0"),
         ({"problem_type": "other"}, "problem_type is 'other'; expected regression or"),
@@ -159,6 +159,15 @@ def test_config_of_another_shape_is_refused(checkpoint: MakeCheckpoint) -> None:
     config = Phi3Config.from_pretrained(path, num_labels=5)
     with pytest.raises(ConfigError, match="config: 5 labels; the checkpoint has 3"):
         Phi3ForSequenceClassification.from_pretrained(path, config=config)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("token", "HF_TOKEN"), ("cache_dir", "HF_HOME"), ("local_files_only", "HF_HUB_OFFLINE=1")],
+)
+def test_settings_of_the_hub_are_the_environments(option: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option}: set the environment variable {hint}"):
+        Phi3ForCausalLM.from_pretrained("org/name", **{option: "x"})
 
 
 def test_class_without_its_head_is_refused(checkpoint: MakeCheckpoint) -> None:
