@@ -1,13 +1,14 @@
-"""What the networks of the family have in common: workspaces, recorded passes, and their interface.
+"""What the networks of the family have in common: embedding, heads, workspaces.
 
-A network computes hidden states of packed tokens over paged keys and values, and from hidden
-states logits or label scores. `model/phi3.py` and `model/phi3small.py` say how.
+A network computes hidden states of packed tokens over paged keys and values, as `model/phi3.py` and
+`model/phi3small.py` say, and from hidden states logits or label scores.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -20,11 +21,30 @@ from phi3svc.model.inputs import ModelInput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.passes import RecordedPass, RecordedPasses
 from phi3svc.model.rope import RopeTables
+from phi3svc.ops import PackedLinear
 
 Head = Literal["generation", "sequence-classification", "token-classification"]
 
 OnLayer = Callable[[int, Tensor], None]
 """Called with (number of layers computed, h), from 0; h is good until it returns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterWeights:
+    """What lies before the first layer and behind the last, in the model's dtype.
+
+    Tied: `embedding` and `lm_head` are the same object. norm_bias: None where the norms are RMS
+    norms, else they are layer norms. lm_head_bias: -inf for tokens that are never to be generated,
+    else 0; None if all may be.
+    """
+
+    embedding: Tensor | PackedLinear  # [V, E]
+    norm: Tensor  # [E]
+    norm_bias: Tensor | None = None  # [E]
+    lm_head: PackedLinear | None = None  # [V, E]
+    lm_head_bias: Tensor | None = None  # [V]
+    score: PackedLinear | None = None  # [C, E]
+    score_bias: Tensor | None = None  # [C]
 
 
 class Network(ABC):
@@ -38,15 +58,18 @@ class Network(ABC):
     def __init__(
         self,
         config: Phi3Config,
+        weights: OuterWeights,
         heads: frozenset[Head],
-        dtype: torch.dtype,
-        device: torch.device,
+        logit_scale: float = 1.0,
     ) -> None:
+        """logit_scale: what logits are multiplied by."""
         self.config = config
         self.heads = heads
-        self.dtype = dtype
-        self.device = device
+        self.dtype = weights.norm.dtype
+        self.device = weights.norm.device
         self.rope = RopeTables(config.rope)
+        self._outer = weights
+        self._logit_scale = logit_scale
         self._buffers: dict[str, Tensor] = {}
         self._passes: WeakKeyDictionary[KVCache, RecordedPasses] = WeakKeyDictionary()
 
@@ -81,21 +104,56 @@ class Network(ABC):
         outcome. Neither is for a program that is being recorded.
         """
 
-    @abstractmethod
     def last_hidden_state(self, h: Tensor) -> Tensor:
         """The final norm of every row, [T, E] in the model's dtype; a new tensor."""
+        out = torch.empty(h.shape, dtype=self.dtype, device=self.device)
+        norm, bias, eps = self._outer.norm, self._outer.norm_bias, self.config.rms_norm_eps
+        if bias is None:
+            ops.rms_norm(h, norm, eps, out)
+        else:
+            ops.layer_norm(h, norm, bias, eps, out)
+        return out
 
-    @abstractmethod
     def embed(self, token_ids: Tensor) -> Tensor:
         """The input embeddings of int32 [n] token ids, as `compute` takes them: float32 [n, E]."""
+        out = torch.empty(len(token_ids), self.config.hidden_size, device=self.device)
+        ops.embedding(token_ids, self._outer.embedding, out)
+        return out
 
-    @abstractmethod
     def logits(self, h: Tensor, rows: Tensor) -> Tensor:
         """Logits of the tokens after `rows` (int32 [n]) of `h`: float32 [n, V]."""
+        outer, eps = self._outer, self.config.rms_norm_eps
+        head = outer.lm_head
+        if head is None:
+            raise ValueError("this network has no generation head")
+        normed = self._buffer("normed", len(rows), self.config.hidden_size)
+        logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
+        ops.lm_head(
+            h,
+            rows,
+            outer.norm,
+            eps,
+            head,
+            normed,
+            logits,
+            outer.norm_bias,
+            outer.lm_head_bias,
+            self._logit_scale,
+        )
+        return logits
 
-    @abstractmethod
     def scores(self, h: Tensor, rows: Tensor) -> Tensor:
         """Raw label scores of `rows` (int32 [n]) of `h`: float32 [n, C], before any softmax."""
+        outer, eps = self._outer, self.config.rms_norm_eps
+        head = outer.score
+        if head is None:
+            raise ValueError("this network has no classification head")
+        normed = self._buffer("normed", len(rows), self.config.hidden_size)
+        scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
+        ops.classify_head(
+            h, rows, outer.norm, eps, head, outer.score_bias, normed, scores, outer.norm_bias
+        )
+        return scores
 
     def _buffer(
         self, name: str, num_rows: int, *row_shape: int, dtype: torch.dtype | None = None

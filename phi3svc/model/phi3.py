@@ -29,7 +29,7 @@ class Phi3Network(Network):
     """Phi-3 and what shares its architecture: mini, medium, 3.5, Phi-4, Phi-4-mini."""
 
     def __init__(self, config: Phi3Config, weights: Phi3Weights, heads: frozenset[Head]) -> None:
-        super().__init__(config, heads, weights.norm.dtype, weights.norm.device)
+        super().__init__(config, weights, heads)
         self.weights = weights
         self._scale = config.head_dim**-0.5
         self._window = config.sliding_window or 0
@@ -89,33 +89,3 @@ class Phi3Network(Network):
             if on_layer is not None:
                 on_layer(layer_idx + 1, h)
         return h
-
-    def last_hidden_state(self, h: Tensor) -> Tensor:
-        out = torch.empty(h.shape, dtype=self.dtype, device=self.device)
-        ops.rms_norm(h, self.weights.norm, self.config.rms_norm_eps, out)
-        return out
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        out = torch.empty(len(token_ids), self.config.hidden_size, device=self.device)
-        ops.embedding(token_ids, self.weights.embedding, out)
-        return out
-
-    def logits(self, h: Tensor, rows: Tensor) -> Tensor:
-        head = self.weights.lm_head
-        if head is None:
-            raise ValueError("this network has no generation head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
-        logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
-        norm, eps = self.weights.norm, self.config.rms_norm_eps
-        ops.lm_head(h, rows, norm, eps, head, normed, logits)
-        return logits
-
-    def scores(self, h: Tensor, rows: Tensor) -> Tensor:
-        head, bias = self.weights.score, self.weights.score_bias
-        if head is None:
-            raise ValueError("this network has no classification head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
-        scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
-        norm, eps = self.weights.norm, self.config.rms_norm_eps
-        ops.classify_head(h, rows, norm, eps, head, bias, normed, scores)
-        return scores

@@ -18,7 +18,7 @@ from phi3svc.model.heads import (
     required_head_names,
     score_head_of,
 )
-from phi3svc.model.network import Head
+from phi3svc.model.network import Head, OuterWeights
 from phi3svc.model.weights import TensorSource, layer_name
 from phi3svc.ops import PackedLinear
 
@@ -37,16 +37,11 @@ class LayerWeights:
     down: PackedLinear  # [E, F]
 
 
-@dataclass(frozen=True)
-class Phi3Weights:
-    """All weights, in the model's dtype. Tied: `embedding` and `lm_head` are the same object."""
+@dataclass(frozen=True, kw_only=True)
+class Phi3Weights(OuterWeights):
+    """All weights."""
 
-    embedding: Tensor | PackedLinear  # [V, E]
     layers: tuple[LayerWeights, ...]
-    norm: Tensor  # [E]
-    lm_head: PackedLinear | None = None  # [V, E]
-    score: PackedLinear | None = None  # [C, E]
-    score_bias: Tensor | None = None  # [C]
 
 
 def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ from phi3svc.config.model import Phi3Config
 from phi3svc.model.inputs import ModelInput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.network import Head, Network, OnLayer
-from phi3svc.model.phi3small_weights import Norm, Phi3SmallWeights
+from phi3svc.model.phi3small_weights import Phi3SmallWeights
 
 
 class Phi3SmallNetwork(Network):
@@ -33,7 +33,7 @@ class Phi3SmallNetwork(Network):
         self, config: Phi3Config, weights: Phi3SmallWeights, heads: frozenset[Head]
     ) -> None:
         assert config.small is not None
-        super().__init__(config, heads, weights.norm.weight.dtype, weights.norm.weight.device)
+        super().__init__(config, weights, heads, logit_scale=1.0 / config.small.width_multiplier)
         self.weights = weights
         self.small = config.small
         self._sparse = ops.BlockSparse(
@@ -68,7 +68,7 @@ class Phi3SmallNetwork(Network):
         for layer_idx, layer in enumerate(self.weights.layers):
             k_pages, v_pages = kv.layers[layer_idx]
             k_scales, v_scales = kv.scales[layer_idx]
-            self._norm(h, layer.input_norm, x)
+            ops.layer_norm(h, layer.input_norm, layer.input_norm_bias, c.rms_norm_eps, x)
             ops.qkv_rope(
                 x,
                 layer.qkv,
@@ -98,7 +98,8 @@ class Phi3SmallNetwork(Network):
                 block_sparse=None if small.is_dense(layer_idx) else self._sparse,
             )
             ops.linear(mixed, layer.dense, h, bias=layer.dense_bias, accumulate=True)
-            self._norm(h, layer.post_attention_norm, x)
+            norm, norm_bias = layer.post_attention_norm, layer.post_attention_norm_bias
+            ops.layer_norm(h, norm, norm_bias, c.rms_norm_eps, x)
             ops.mlp(
                 x,
                 layer.gate_up,
@@ -112,49 +113,3 @@ class Phi3SmallNetwork(Network):
             if on_layer is not None:
                 on_layer(layer_idx + 1, h)
         return h
-
-    def last_hidden_state(self, h: Tensor) -> Tensor:
-        out = torch.empty(h.shape, dtype=self.dtype, device=self.device)
-        self._norm(h, self.weights.norm, out)
-        return out
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        out = torch.empty(len(token_ids), self.config.hidden_size, device=self.device)
-        ops.embedding(token_ids, self.weights.embedding, out)
-        return out
-
-    def logits(self, h: Tensor, rows: Tensor) -> Tensor:
-        head = self.weights.lm_head
-        if head is None:
-            raise ValueError("this network has no generation head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
-        logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
-        norm = self.weights.norm
-        ops.lm_head(
-            h,
-            rows,
-            norm.weight,
-            self.config.rms_norm_eps,
-            head,
-            normed,
-            logits,
-            norm_bias=norm.bias,
-            bias=self.weights.lm_head_bias,
-            scale=1.0 / self.small.width_multiplier,
-        )
-        return logits
-
-    def scores(self, h: Tensor, rows: Tensor) -> Tensor:
-        head = self.weights.score
-        if head is None:
-            raise ValueError("this network has no classification head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
-        scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
-        norm, eps = self.weights.norm, self.config.rms_norm_eps
-        ops.classify_head(
-            h, rows, norm.weight, eps, head, None, normed, scores, norm_bias=norm.bias
-        )
-        return scores
-
-    def _norm(self, h: Tensor, norm: Norm, out: Tensor) -> None:
-        ops.layer_norm(h, norm.weight, norm.bias, self.config.rms_norm_eps, out)

@@ -21,7 +21,7 @@ from phi3svc.model.heads import (
     load_embedding_and_head,
     required_head_names,
 )
-from phi3svc.model.network import Head
+from phi3svc.model.network import Head, OuterWeights
 from phi3svc.model.weights import TensorSource, layer_name
 from phi3svc.ops import PackedLinear
 
@@ -29,42 +29,28 @@ NORM, NORM_BIAS = "model.final_layernorm.weight", "model.final_layernorm.bias"
 
 
 @dataclass(frozen=True)
-class Norm:
-    """A layer norm."""
-
-    weight: Tensor  # [E]
-    bias: Tensor  # [E]
-
-
-@dataclass(frozen=True)
 class Phi3SmallLayerWeights:
     """One decoder layer."""
 
-    input_norm: Norm
+    input_norm: Tensor  # [E]
+    input_norm_bias: Tensor  # [E]
     qkv: PackedLinear  # [(H + 2K)·D, E], rows q | k | v
     qkv_bias: Tensor  # [(H + 2K)·D]
     dense: PackedLinear  # [E, H·D]
     dense_bias: Tensor  # [E]
-    post_attention_norm: Norm
+    post_attention_norm: Tensor  # [E]
+    post_attention_norm_bias: Tensor  # [E]
     gate_up: PackedLinear  # [2F, E], rows gate | up
     gate_up_bias: Tensor  # [2F]
     down: PackedLinear  # [E, F]
     down_bias: Tensor  # [E]
 
 
-@dataclass(frozen=True)
-class Phi3SmallWeights:
-    """All weights, in the model's dtype. Tied: `embedding` and `lm_head` are the same object.
+@dataclass(frozen=True, kw_only=True)
+class Phi3SmallWeights(OuterWeights):
+    """All weights."""
 
-    lm_head_bias: -inf for the tokens that are never to be generated, else 0; None if all may be.
-    """
-
-    embedding: Tensor | PackedLinear  # [V, E]
     layers: tuple[Phi3SmallLayerWeights, ...]
-    norm: Norm
-    lm_head: PackedLinear | None = None  # [V, E]
-    lm_head_bias: Tensor | None = None  # [V]
-    score: PackedLinear | None = None  # [C, E]
 
 
 def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
@@ -104,23 +90,19 @@ def load_phi3small(
 ) -> tuple[Phi3SmallWeights, frozenset[Head]]:
     """Read, convert and pack one tensor after the other; also says which heads they make."""
 
-    def norm(layer_idx: int, module: str) -> Norm:
-        return Norm(
-            source.read(layer_name(layer_idx, module), to),
-            source.read(layer_name(layer_idx, module, "bias"), to),
-        )
-
     def read(layer_idx: int, module: str, kind: str = "weight") -> Tensor:
         return source.read(layer_name(layer_idx, module, kind), to)
 
     layers = tuple(
         Phi3SmallLayerWeights(
-            input_norm=norm(i, "input_layernorm"),
+            input_norm=read(i, "input_layernorm"),
+            input_norm_bias=read(i, "input_layernorm", "bias"),
             qkv=ops.pack_linear(ungroup_qkv(read(i, "self_attn.query_key_value"), config)),
             qkv_bias=ungroup_qkv(read(i, "self_attn.query_key_value", "bias"), config),
             dense=ops.pack_linear(read(i, "self_attn.dense")),
             dense_bias=read(i, "self_attn.dense", "bias"),
-            post_attention_norm=norm(i, "post_attention_layernorm"),
+            post_attention_norm=read(i, "post_attention_layernorm"),
+            post_attention_norm_bias=read(i, "post_attention_layernorm", "bias"),
             gate_up=ops.pack_gate_up(deinterleave(read(i, "mlp.up_proj"))),
             gate_up_bias=deinterleave(read(i, "mlp.up_proj", "bias")),
             down=ops.pack_linear(read(i, "mlp.down_proj")),
@@ -132,7 +114,8 @@ def load_phi3small(
     weights = Phi3SmallWeights(
         embedding=embedding,
         layers=layers,
-        norm=Norm(source.read(NORM, to), source.read(NORM_BIAS, to)),
+        norm=source.read(NORM, to),
+        norm_bias=source.read(NORM_BIAS, to),
         lm_head=lm_head,
         lm_head_bias=_forbidding_bias(config.vocab_size, to) if lm_head is not None else None,
         score=ops.pack_linear(source.read(SCORE, to)) if SCORE in source else None,
