@@ -27,7 +27,7 @@ from phi3svc.engine import core as core_module
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 
 _DEMO = Path(phi3svc.__file__).parent / "embedded" / "demo"
 _PROMPT_LEN = 16
@@ -62,7 +62,7 @@ class ExtensionClock:
         return timed
 
 
-def full_core(network: Phi3Network, batch_size: int) -> EngineCore:
+def full_core(network: Network, batch_size: int) -> EngineCore:
     """A core whose sequences all have their prompts behind them."""
     config = EngineConfig(prefix_cache=False, max_draft_tokens=0)
     core = EngineCore(network, config, num_blocks=16 * batch_size)
@@ -78,7 +78,7 @@ def full_core(network: Phi3Network, batch_size: int) -> EngineCore:
     return core
 
 
-def measure(network: Phi3Network, batch_size: int, clock: ExtensionClock) -> tuple[float, float]:
+def measure(network: Network, batch_size: int, clock: ExtensionClock) -> tuple[float, float]:
     """One round: seconds per step, and those of them inside the extension."""
     core = full_core(network, batch_size)
     clock.seconds, start = 0.0, time.perf_counter()

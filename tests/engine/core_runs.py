@@ -11,7 +11,7 @@ from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent, PromptEvent, ScoresEvent, TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.requests import GREEDY, generate
 
 Top = list[tuple[list[int], list[float]]]
@@ -66,7 +66,7 @@ def answer_name(request_id: str, index: int = 0) -> str:
 
 
 def make_core(
-    network: Phi3Network, *, max_step_tokens: int = 2048, num_blocks: int = 512, **settings: int
+    network: Network, *, max_step_tokens: int = 2048, num_blocks: int = 512, **settings: int
 ) -> EngineCore:
     config = EngineConfig(max_step_tokens=max_step_tokens, **settings)
     return EngineCore(network, config, num_blocks)
@@ -95,7 +95,7 @@ def run(
     return answers
 
 
-def run_alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
+def run_alone(network: Network, requests: list[Request]) -> dict[str, Answer]:
     """Each request in an engine that never saw another."""
     answers = {}
     for request in requests:
@@ -152,7 +152,7 @@ def every_setting(num_requests: int, *, num_new: int = 24, seed: int = 1) -> lis
     return requests
 
 
-def poison(network: Phi3Network, token_id: int) -> None:
+def poison(network: Network, token_id: int) -> None:
     """Make every sequence that has this token give NaN."""
     embedding = network.weights.embedding
     assert isinstance(embedding, torch.Tensor)

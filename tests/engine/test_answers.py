@@ -11,7 +11,7 @@ from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import Overloaded
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, answer_name, make_core, mixed_requests, run, run_alone
 from tests.engine.fake_runner import next_token
 from tests.engine.requests import generate
@@ -133,7 +133,7 @@ def test_few_blocks_preempt_answers_and_change_none() -> None:
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16"])
-def network(request: pytest.FixtureRequest) -> Phi3Network:
+def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)
     return load_network(path, dtype)
@@ -148,17 +148,17 @@ def requests_with_answers(n: int) -> list[GenerateRequest]:
     ]
 
 
-def run_each(network: Phi3Network, requests: list[GenerateRequest]) -> dict[str, Answer]:
+def run_each(network: Network, requests: list[GenerateRequest]) -> dict[str, Answer]:
     return {k: v for request in requests for k, v in run_alone(network, [request]).items()}
 
 
-def test_the_first_answer_is_that_of_a_request_for_one(network: Phi3Network) -> None:
+def test_the_first_answer_is_that_of_a_request_for_one(network: Network) -> None:
     several = run_each(network, requests_with_answers(5))
     for name, answer in run_each(network, requests_with_answers(1)).items():
         assert several[name] == answer
 
 
-def test_sampled_answers_differ_and_greedy_ones_do_not(network: Phi3Network) -> None:
+def test_sampled_answers_differ_and_greedy_ones_do_not(network: Network) -> None:
     answers = run_each(network, requests_with_answers(5))
     for name, num_different in (("short", 5), ("crossing", 5), ("greedy", 1)):
         texts = {tuple(answers[answer_name(name, i)].token_ids) for i in range(5)}
@@ -176,14 +176,14 @@ def test_sampled_answers_differ_and_greedy_ones_do_not(network: Phi3Network) -> 
     ids=str,
 )
 def test_neighbours_chunks_and_preemption_change_no_bit(
-    network: Phi3Network, settings: dict[str, int]
+    network: Network, settings: dict[str, int]
 ) -> None:
     requests = [*mixed_requests(6, num_new=20), *requests_with_answers(4)]
     answers = run(make_core(network, **settings), requests)
     assert answers == run_alone(network, requests)
 
 
-def test_a_failure_fails_the_request_once(network: Phi3Network) -> None:
+def test_a_failure_fails_the_request_once(network: Network) -> None:
     request = structs.replace(requests_with_answers(3)[0], max_new_tokens=50)
     core = make_core(network)
     core.add(request)

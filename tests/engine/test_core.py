@@ -14,7 +14,7 @@ from phi3svc.engine.events import FailedEvent
 from phi3svc.engine.request import ClassifyRequest, SamplingParams
 from phi3svc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, UnsupportedTask
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import make_core, mixed_requests, poison, run, run_alone
 from tests.engine.requests import classify, generate
 from tests.model import oracle
@@ -22,13 +22,13 @@ from tests.model.decoding import random_ids
 
 
 @pytest.fixture(scope="module")
-def network(tiny: Path) -> Phi3Network:
+def network(tiny: Path) -> Network:
     return load_network(tiny)
 
 
 @pytest.mark.parametrize("prompt_len", [1, 12, 31, 32, 33, 70])
 def test_greedy_equals_transformers_for_64_tokens(
-    tiny: Path, network: Phi3Network, prompt_len: int
+    tiny: Path, network: Network, prompt_len: int
 ) -> None:
     prompt_ids = random_ids(prompt_len, seed=prompt_len)
     expected = oracle.greedy(oracle.load(tiny), prompt_ids, 64)
@@ -44,7 +44,7 @@ def test_greedy_with_window_ties_and_partial_rotation_equals_transformers(window
     assert run(core, [generate("a", prompt_ids, 64)])["a"].token_ids == expected
 
 
-def test_logprobs_are_those_of_the_raw_logits(tiny: Path, network: Phi3Network) -> None:
+def test_logprobs_are_those_of_the_raw_logits(tiny: Path, network: Network) -> None:
     prompt_ids = random_ids(20, seed=5)
     sampling = SamplingParams(temperature=0.5, top_k=3, top_p=0.9, seed=11)
     answer = run(make_core(network), [generate("a", prompt_ids, 6, sampling=sampling)])["a"]
@@ -57,7 +57,7 @@ def test_logprobs_are_those_of_the_raw_logits(tiny: Path, network: Phi3Network) 
 
 
 def test_a_stream_continues_from_its_tokens_as_if_it_had_never_stopped(
-    network: Phi3Network,
+    network: Network,
 ) -> None:
     """Across the LongRoPE boundary too: prompt and tokens so far are the whole state."""
     sampling = SamplingParams(temperature=1.0, seed=2**64 - 1)
@@ -83,7 +83,7 @@ def oracle_greedy(tiny: Path, prompt_ids: list[int], num_new: int, **settings: o
 
 
 def test_greedy_with_penalty_bias_and_minimum_equals_transformers(
-    tiny: Path, network: Phi3Network
+    tiny: Path, network: Network
 ) -> None:
     """Below the original length: transformers' cache does not recompute on crossing it."""
     prompt_ids = random_ids(8, seed=4)
@@ -107,7 +107,7 @@ def test_greedy_with_penalty_bias_and_minimum_equals_transformers(
     assert expected != plain
 
 
-def test_no_stop_token_comes_before_the_minimum(network: Phi3Network) -> None:
+def test_no_stop_token_comes_before_the_minimum(network: Network) -> None:
     prompt_ids, stop_ids = random_ids(6), (*range(0, 300, 2), 2**31 - 1)
     lengths = {}
     for minimum in (0, 1, 9):
@@ -132,7 +132,7 @@ def test_no_stop_token_comes_before_the_minimum(network: Phi3Network) -> None:
     ("setting", "num_different"), [({"presence_penalty": 2.0}, 8), ({"frequency_penalty": 2.0}, 8)]
 )
 def test_presence_and_frequency_count_no_token_of_the_prompt(
-    network: Phi3Network, setting: dict[str, float], num_different: int
+    network: Network, setting: dict[str, float], num_different: int
 ) -> None:
     """The first token comes as without; strong penalties then let nearly nothing come twice."""
     prompt_ids = random_ids(10, seed=8) * 2
@@ -146,7 +146,7 @@ def test_presence_and_frequency_count_no_token_of_the_prompt(
     assert len(set(answer.token_ids)) >= num_different
 
 
-def test_seeds_give_different_streams_and_equal_seeds_equal_ones(network: Phi3Network) -> None:
+def test_seeds_give_different_streams_and_equal_seeds_equal_ones(network: Network) -> None:
     prompt_ids = random_ids(10)
     by_seed = {}
     for seed in (1, 2, 1 + 2**63):
@@ -197,7 +197,7 @@ def test_a_text_that_ends_in_pad_tokens_is_pooled_before_them(two_headed: dict[s
     torch.testing.assert_close(scores[0], oracle.logits(model, ids), atol=1e-4, rtol=1e-4)
 
 
-def test_cancelling_frees_blocks_at_once(network: Phi3Network) -> None:
+def test_cancelling_frees_blocks_at_once(network: Network) -> None:
     core = make_core(network, max_step_tokens=16, num_blocks=32)
     core.add(generate("decoding", random_ids(20), 100))
     core.step()
@@ -213,7 +213,7 @@ def test_cancelling_frees_blocks_at_once(network: Phi3Network) -> None:
     assert not core.has_work
 
 
-def test_a_deadline_that_passes_ends_its_request_alone(network: Phi3Network) -> None:
+def test_a_deadline_that_passes_ends_its_request_alone(network: Network) -> None:
     core = make_core(network, num_blocks=32)
     core.add(generate("late", random_ids(20), 100, deadline_s=time.monotonic() - 1))
     (event,) = core.step()
@@ -255,7 +255,7 @@ def test_scores_of_nan_fail_their_request_alone(two_headed: dict[str, Path]) -> 
 
 
 def test_a_step_that_raises_fails_its_batch_and_no_more(
-    network: Phi3Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    network: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     core = make_core(network, max_step_tokens=16, max_sequences=2)
     requests = mixed_requests(4)
@@ -284,7 +284,7 @@ def test_a_step_that_raises_fails_its_batch_and_no_more(
     assert core.num_free_blocks == 512
 
 
-def test_bad_requests_are_refused_before_they_cost_anything(network: Phi3Network) -> None:
+def test_bad_requests_are_refused_before_they_cost_anything(network: Network) -> None:
     core: EngineCore = make_core(network, num_blocks=4)
     assert core.context_len == 64
     with pytest.raises(InvalidRequest, match=r"token id 300, not in 0\.\.299"):

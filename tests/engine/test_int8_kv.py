@@ -20,7 +20,7 @@ from phi3svc.engine.request import Request
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from phi3svc.text.tokenizer import Tokenizer
 from tests.engine.core_runs import Answer, every_setting, mixed_requests, poison, run
 from tests.engine.requests import generate
@@ -36,18 +36,18 @@ def restored_runtime() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "windowed-float32"])
-def network(request: pytest.FixtureRequest) -> Phi3Network:
+def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)
     return load_network(path, dtype)
 
 
-def int8_core(network: Phi3Network, num_blocks: int = 512, **settings: Any) -> EngineCore:
+def int8_core(network: Network, num_blocks: int = 512, **settings: Any) -> EngineCore:
     config = EngineConfig(**{"max_step_tokens": 2048, "kv_dtype": "int8", **settings})
     return EngineCore(network, config, num_blocks)
 
 
-def run_alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
+def run_alone(network: Network, requests: list[Request]) -> dict[str, Answer]:
     """Each request in an engine that never saw another, keeps nothing and guesses nothing."""
     answers = {}
     for request in requests:
@@ -65,14 +65,14 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
+def alone(network: Network, requests: list[Request]) -> dict[str, Answer]:
     return run_alone(network, requests)
 
 
 @pytest.mark.parametrize("max_step_tokens", [1, 3, 16, 2048])
 @pytest.mark.parametrize("all_at_once", [True, False])
 def test_batch_and_chunks_change_no_bit(
-    network: Phi3Network,
+    network: Network,
     requests: list[Request],
     alone: dict[str, Answer],
     max_step_tokens: int,
@@ -84,7 +84,7 @@ def test_batch_and_chunks_change_no_bit(
 
 @pytest.mark.parametrize("max_step_tokens", [16, 2048])
 def test_preemption_changes_no_bit(
-    network: Phi3Network,
+    network: Network,
     requests: list[Request],
     alone: dict[str, Answer],
     max_step_tokens: int,
@@ -95,7 +95,7 @@ def test_preemption_changes_no_bit(
 
 
 @pytest.mark.parametrize("max_step_tokens", [3, 2048])
-def test_a_warm_prefix_cache_changes_no_bit(network: Phi3Network, max_step_tokens: int) -> None:
+def test_a_warm_prefix_cache_changes_no_bit(network: Network, max_step_tokens: int) -> None:
     requests = requests_with_beginnings()
     expected = run_alone(network, requests)
     core = int8_core(network, max_step_tokens=max_step_tokens)
@@ -106,7 +106,7 @@ def test_a_warm_prefix_cache_changes_no_bit(network: Phi3Network, max_step_token
 
 
 @pytest.mark.parametrize("isa", ops.available_isas())
-def test_threads_change_no_bit_on_any_isa(network: Phi3Network, isa: str) -> None:
+def test_threads_change_no_bit_on_any_isa(network: Network, isa: str) -> None:
     ops.set_isa(isa)
     ops.set_num_threads(1)
     requests = mixed_requests(8)
@@ -115,7 +115,7 @@ def test_threads_change_no_bit_on_any_isa(network: Phi3Network, isa: str) -> Non
     assert run(int8_core(network, max_step_tokens=16), requests) == expected
 
 
-def test_the_setting_reaches_the_blocks(network: Phi3Network) -> None:
+def test_the_setting_reaches_the_blocks(network: Network) -> None:
     """Other bits than with float blocks, for the same requests."""
     requests = mixed_requests(8)
     logprobs = [answer.logprobs for answer in run(int8_core(network), requests).values()]
@@ -137,7 +137,7 @@ def test_a_broken_model_is_noticed(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
-def test_a_cache_takes_the_bytes_that_the_config_says(network: Phi3Network, name: KVDType) -> None:
+def test_a_cache_takes_the_bytes_that_the_config_says(network: Network, name: KVDType) -> None:
     num_pages = 7
     kv = KVCache(network.config, num_pages, getattr(torch, name))
     tensors = [t for pair in (*kv.layers, *kv.scales) for t in pair if t is not None]
@@ -158,7 +158,7 @@ def test_int8_gives_as_many_more_blocks_as_it_is_smaller() -> None:
         (torch.bfloat16, "int8", 100),
         (torch.float32, "int8", 100),
     ):
-        network = cast(Phi3Network, SimpleNamespace(config=Config(), dtype=dtype))
+        network = cast(Network, SimpleNamespace(config=Config(), dtype=dtype))
         config = EngineConfig(kv_memory_bytes=1 << 20, kv_dtype=kv_dtype)
         num_blocks = (1 << 20) // (bytes_per_token * ops.PAGE_SIZE)
         assert split_kv_memory({"m": network}, config) == {"m": num_blocks}
@@ -167,7 +167,7 @@ def test_int8_gives_as_many_more_blocks_as_it_is_smaller() -> None:
 # Closeness ---------------------------------------------------------------------------------------
 
 
-def all_logprobs(network: Phi3Network, ids: list[int], kv_dtype: torch.dtype) -> torch.Tensor:
+def all_logprobs(network: Network, ids: list[int], kv_dtype: torch.dtype) -> torch.Tensor:
     """Log probabilities [S, V] after every token, computed in chunks of 20 over a KV cache."""
     pages = list(range(len(ids) // ops.PAGE_SIZE + 1))
     kv, rope_set = KVCache(network.config, len(pages), kv_dtype), network.config.rope_set(len(ids))

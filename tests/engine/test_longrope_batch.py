@@ -22,7 +22,7 @@ from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import TokenEvent
 from phi3svc.engine.request import Request, SamplingParams
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, run, run_alone
 from tests.engine.requests import GREEDY, generate
 from tests.model import oracle
@@ -36,7 +36,7 @@ OFFSETS = (-31, -19, -12, -7, -7, -1, 0, 1, 13)
 @dataclass(frozen=True)
 class Model:
     path: Path
-    network: Phi3Network
+    network: Network
     boundary: int
 
     def prompt(self, num_tokens: int, seed: int) -> list[int]:
@@ -153,7 +153,7 @@ class Crossing:
     steps_s: list[float]
 
 
-def measure_crossing(network: Phi3Network, length: int, max_step_tokens: int) -> Crossing:
+def measure_crossing(network: Network, length: int, max_step_tokens: int) -> Crossing:
     """Checks on the way that every neighbour gets its token in every step."""
     core = make_core(
         network, max_step_tokens=max_step_tokens, prefix_cache=False, max_draft_tokens=0

@@ -9,13 +9,13 @@ import pytest
 
 from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, run
 from tests.engine.requests import classify, generate
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "windowed-float32"])
-def network(request: pytest.FixtureRequest) -> Phi3Network:
+def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)
     return load_network(path, dtype)
@@ -39,7 +39,7 @@ def requests_with_beginnings(seed: int = 0) -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def alone(network: Phi3Network) -> dict[str, Answer]:
+def alone(network: Network) -> dict[str, Answer]:
     """Each request in an engine that never saw another and keeps nothing."""
     answers = {}
     for request in requests_with_beginnings():
@@ -49,7 +49,7 @@ def alone(network: Phi3Network) -> dict[str, Answer]:
 
 @pytest.mark.parametrize("max_step_tokens", [3, 16, 2048])
 def test_a_warm_cache_changes_no_bit(
-    network: Phi3Network, alone: dict[str, Answer], max_step_tokens: int
+    network: Network, alone: dict[str, Answer], max_step_tokens: int
 ) -> None:
     requests = requests_with_beginnings()
     assert run(
@@ -66,9 +66,7 @@ def test_a_warm_cache_changes_no_bit(
         assert num_found[request.request_id] == whole_blocks
 
 
-def test_a_cache_that_forgets_changes_no_bit(
-    network: Phi3Network, alone: dict[str, Answer]
-) -> None:
+def test_a_cache_that_forgets_changes_no_bit(network: Network, alone: dict[str, Answer]) -> None:
     """Sixteen blocks for up to seven of each: found, taken away and found again."""
     core = make_core(network, num_blocks=16, max_step_tokens=16)
     num_preemptions = 0
@@ -79,7 +77,7 @@ def test_a_cache_that_forgets_changes_no_bit(
     assert num_preemptions > 0
 
 
-def test_an_answer_continued_in_the_next_turn_changes_no_bit(network: Phi3Network) -> None:
+def test_an_answer_continued_in_the_next_turn_changes_no_bit(network: Network) -> None:
     """What decoding wrote token by token serves a prompt that computing would take in one chunk."""
     first = generate("first", [7, 8, 9], 40, sampling=SamplingParams(1.0, seed=3))
     core = make_core(network)

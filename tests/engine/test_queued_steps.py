@@ -21,7 +21,7 @@ from phi3svc.engine.request import Request, SamplingParams
 from phi3svc.engine.sequence import Sequence
 from phi3svc.model.inputs import ModelInput
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, mixed_requests, poison, run, run_alone
 from tests.engine.requests import generate
 from tests.engine.test_scheduler import Harness
@@ -29,7 +29,7 @@ from tests.model.decoding import random_ids
 
 
 @pytest.fixture(scope="module")
-def network(tiny: Path) -> Phi3Network:
+def network(tiny: Path) -> Network:
     return load_network(tiny)
 
 
@@ -57,7 +57,7 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queued]:
 
 
 def unqueued(
-    network: Phi3Network, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+    network: Network, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Answer]:
     with monkeypatch.context() as patch:
         patch.setattr(core_module, "_MAX_QUEUED", 0)
@@ -66,7 +66,7 @@ def unqueued(
 
 @pytest.mark.parametrize("all_at_once", [True, False])
 def test_queued_steps_change_no_bit(
-    network: Phi3Network, queued: Queued, monkeypatch: pytest.MonkeyPatch, all_at_once: bool
+    network: Network, queued: Queued, monkeypatch: pytest.MonkeyPatch, all_at_once: bool
 ) -> None:
     """Sequences that end in turn and cross the LongRoPE boundary, alone and together."""
     requests = mixed_requests(6, num_new=40)
@@ -78,7 +78,7 @@ def test_queued_steps_change_no_bit(
 
 
 def test_a_step_behind_a_stop_token_is_void(
-    network: Phi3Network, queued: Queued, monkeypatch: pytest.MonkeyPatch
+    network: Network, queued: Queued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of one sequence is seen in time, whichever row it has, and the others go on."""
     sampling = [SamplingParams(temperature=1.0, seed=seed) for seed in range(4)]
@@ -97,7 +97,7 @@ def test_a_step_behind_a_stop_token_is_void(
     assert queued.num_run > 0
 
 
-def test_a_prompt_may_end_with_a_stop_token(network: Phi3Network, queued: Queued) -> None:
+def test_a_prompt_may_end_with_a_stop_token(network: Network, queued: Queued) -> None:
     sampling = SamplingParams(temperature=1.0, seed=3)
     request = generate("a", [5], 20, sampling=sampling, stop_token_ids=(5,))
     answer = run(make_core(network, max_draft_tokens=0), [request])["a"]
@@ -105,7 +105,7 @@ def test_a_prompt_may_end_with_a_stop_token(network: Phi3Network, queued: Queued
     assert queued.num_run > 0
 
 
-def test_what_a_loop_cannot_sample_is_not_queued(network: Phi3Network, queued: Queued) -> None:
+def test_what_a_loop_cannot_sample_is_not_queued(network: Network, queued: Queued) -> None:
     requests: list[Request] = [
         generate("penalty", [1, 2], 9, sampling=SamplingParams(repetition_penalty=1.3)),
         generate("bias", [1, 2], 9, sampling=SamplingParams(logit_bias={3: 1.0})),
@@ -118,7 +118,7 @@ def test_what_a_loop_cannot_sample_is_not_queued(network: Phi3Network, queued: Q
         assert queued.num_run == queued.num_void == 0, request.request_id
 
 
-def test_requests_come_and_go_while_steps_are_queued(network: Phi3Network, queued: Queued) -> None:
+def test_requests_come_and_go_while_steps_are_queued(network: Network, queued: Queued) -> None:
     requests = mixed_requests(6, num_new=30)
     expected = run_alone(network, requests)
     core = make_core(network, max_draft_tokens=0)
@@ -147,7 +147,7 @@ def test_requests_come_and_go_while_steps_are_queued(network: Phi3Network, queue
 
 
 def test_a_request_loses_its_blocks_while_a_step_of_it_runs(
-    network: Phi3Network, queued: Queued
+    network: Network, queued: Queued
 ) -> None:
     """Its reader falls behind and catches up between two steps; its place is another's by then."""
     requests = [generate(name, random_ids(15, seed=i), 30) for i, name in enumerate("abc")]
@@ -179,9 +179,7 @@ def test_a_request_loses_its_blocks_while_a_step_of_it_runs(
     assert core.num_free_blocks == 512
 
 
-def test_a_step_under_way_can_be_told_of_before_a_pause(
-    network: Phi3Network, queued: Queued
-) -> None:
+def test_a_step_under_way_can_be_told_of_before_a_pause(network: Network, queued: Queued) -> None:
     request = generate("a", [1, 2, 3], 30)
     (expected,) = run_alone(network, [request]).values()
     core, answer = make_core(network, max_draft_tokens=0), Answer()
@@ -203,7 +201,7 @@ def test_a_step_under_way_can_be_told_of_before_a_pause(
 
 
 def test_when_all_are_cancelled_the_next_request_is_answered(
-    network: Phi3Network, queued: Queued
+    network: Network, queued: Queued
 ) -> None:
     core = make_core(network, max_draft_tokens=0)
     core.add(generate("a", [1, 2, 3], 30))
@@ -218,7 +216,7 @@ def test_when_all_are_cancelled_the_next_request_is_answered(
 
 
 def test_a_queued_step_that_fails_fails_its_batch_and_no_more(
-    network: Phi3Network,
+    network: Network,
     queued: Queued,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -299,7 +297,7 @@ assert core._queued is not None
     assert done.returncode == 0, done.stderr
 
 
-def test_inputs_go_on_as_they_would_be_packed(network: Phi3Network) -> None:
+def test_inputs_go_on_as_they_would_be_packed(network: Network) -> None:
     """Token for token across pages: positions, slots, tables and all."""
     core = make_core(network, max_draft_tokens=0)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []

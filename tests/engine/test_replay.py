@@ -10,7 +10,7 @@ import pytest
 from phi3svc import ops
 from phi3svc.engine.request import Request
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import (
     Answer,
     every_setting,
@@ -35,7 +35,7 @@ def restored_runtime() -> Iterator[None]:
     scope="module",
     params=["tiny-float32", "tiny-bfloat16", "windowed-float32", "small-float32", "small-bfloat16"],
 )
-def network(request: pytest.FixtureRequest) -> Phi3Network:
+def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)
     return load_network(path, dtype)
@@ -47,7 +47,7 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
+def alone(network: Network, requests: list[Request]) -> dict[str, Answer]:
     answers = run_alone(network, requests)
     assert all(answer.finish == "length" for answer in answers.values())
     return answers
@@ -56,7 +56,7 @@ def alone(network: Phi3Network, requests: list[Request]) -> dict[str, Answer]:
 @pytest.mark.parametrize("max_step_tokens", [1, 3, 16, 2048])
 @pytest.mark.parametrize("all_at_once", [True, False])
 def test_batch_and_chunks_change_no_bit(
-    network: Phi3Network,
+    network: Network,
     requests: list[Request],
     alone: dict[str, Answer],
     max_step_tokens: int,
@@ -67,7 +67,7 @@ def test_batch_and_chunks_change_no_bit(
 
 
 @pytest.mark.parametrize("max_step_tokens", [16, 2048])
-def test_preemption_changes_no_bit(network: Phi3Network, max_step_tokens: int) -> None:
+def test_preemption_changes_no_bit(network: Network, max_step_tokens: int) -> None:
     requests = mixed_requests(16, num_new=48)
     core = make_core(network, max_step_tokens=max_step_tokens, num_blocks=20)
     answers = run(core, requests)
@@ -77,7 +77,7 @@ def test_preemption_changes_no_bit(network: Phi3Network, max_step_tokens: int) -
 
 @pytest.mark.parametrize(("max_step_tokens", "num_blocks"), [(3, 512), (2048, 512), (2048, 16)])
 def test_with_every_setting_neighbours_chunks_and_preemption_change_no_bit(
-    network: Phi3Network, max_step_tokens: int, num_blocks: int
+    network: Network, max_step_tokens: int, num_blocks: int
 ) -> None:
     requests = [*mixed_requests(6, num_new=48), *every_setting(6, num_new=48)]
     # What is guessed depends on the clock, and with it who gives way to whom: not here.
@@ -95,7 +95,7 @@ def test_with_every_setting_neighbours_chunks_and_preemption_change_no_bit(
 
 
 def test_used_blocks_change_no_bit(
-    network: Phi3Network, requests: list[Request], alone: dict[str, Answer]
+    network: Network, requests: list[Request], alone: dict[str, Answer]
 ) -> None:
     core = make_core(network, num_blocks=24)
     for turn in range(3):

@@ -23,7 +23,7 @@ from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, answer_name, make_core, run
 from tests.engine.requests import classify, generate
 
@@ -31,7 +31,7 @@ NUM_MIXES = 80
 POOL_SIZE = 40
 
 
-def draw_request(name: str, generator: random.Random, network: Phi3Network) -> Request:
+def draw_request(name: str, generator: random.Random, network: Network) -> Request:
     """Anything a client may ask; prompts share beginnings and lie around the LongRoPE boundary."""
     config = network.config
     vocab_size = min(config.vocab_size, 256)

@@ -14,7 +14,7 @@ from phi3svc.engine.request import Request, SamplingParams
 from phi3svc.engine.sequence import Sequence
 from phi3svc.engine.speculation import Speculation, StepCost
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import make_core, mixed_requests, run, run_alone
 from tests.engine.requests import classify, generate
 from tests.engine.test_scheduler import Harness
@@ -212,7 +212,7 @@ DEMO = Path(phi3svc.__file__).parent / "embedded" / "demo"
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "demo-auto"])
-def network(request: pytest.FixtureRequest) -> Phi3Network:
+def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = DEMO if name == "demo" else request.getfixturevalue(name)
     return load_network(path, dtype)
@@ -235,7 +235,7 @@ def copying_requests(vocab_size: int) -> Iterator[Request]:
         yield generate(f"copy{i}", phrase * (3 + i % 4), 60, sampling=sampling)
 
 
-def test_tokens_and_logprobs_are_those_without_it(network: Phi3Network) -> None:
+def test_tokens_and_logprobs_are_those_without_it(network: Network) -> None:
     requests = [*copying_requests(network.config.vocab_size), *mixed_requests(4, num_new=40)]
     alone = {}
     for request in requests:
@@ -268,6 +268,6 @@ def test_a_copy_takes_far_fewer_steps() -> None:
     assert num_steps[1] < 200
 
 
-def test_alone_is_alone(network: Phi3Network) -> None:
+def test_alone_is_alone(network: Network) -> None:
     requests = list(copying_requests(network.config.vocab_size))[:4]
     assert run(make_core(network), requests) == run_alone(network, requests)

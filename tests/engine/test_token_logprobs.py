@@ -11,7 +11,7 @@ import torch
 
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, mixed_requests, run, run_alone
 from tests.engine.requests import generate
 from tests.model import oracle
@@ -20,7 +20,7 @@ NUM_TOP = 5
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def network(request: pytest.FixtureRequest, tiny: Path) -> Phi3Network:
+def network(request: pytest.FixtureRequest, tiny: Path) -> Network:
     return load_network(tiny, request.param)
 
 
@@ -67,7 +67,7 @@ def check_agreement(
             assert logprob <= top_logprobs[-1]
 
 
-def test_every_place_has_what_was_asked_for(network: Phi3Network) -> None:
+def test_every_place_has_what_was_asked_for(network: Network) -> None:
     requests = wanting_everything()
     answers = run_alone(network, requests)
     for request in requests:
@@ -78,7 +78,7 @@ def test_every_place_has_what_was_asked_for(network: Phi3Network) -> None:
             check_agreement(request.prompt_ids[1:], answer.prompt_logprobs, answer.prompt_top)
 
 
-def test_greedy_tokens_are_the_likeliest(network: Phi3Network) -> None:
+def test_greedy_tokens_are_the_likeliest(network: Network) -> None:
     answer = run(make_core(network), [generate("a", [5, 6], 30, num_top_logprobs=2)])["a"]
     assert [token_ids[0] for token_ids, _ in answer.top] == answer.token_ids
     assert [logprobs[0] for _, logprobs in answer.top] == answer.logprobs
@@ -122,7 +122,7 @@ def test_they_are_those_of_transformers(tiny: Path, prompt_len: int) -> None:
     ids=str,
 )
 def test_neighbours_chunks_and_preemption_change_no_bit(
-    network: Phi3Network, settings: dict[str, int]
+    network: Network, settings: dict[str, int]
 ) -> None:
     requests = [*mixed_requests(6, num_new=20), *wanting_everything(n=2)]
     core = make_core(network, **settings)

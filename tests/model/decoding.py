@@ -9,14 +9,14 @@ from torch import Tensor
 
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 
 
 class Pages:
     """A KV cache full of NaN, whose pages are handed out in random order."""
 
-    def __init__(self, network: Phi3Network, num_pages: int, seed: int = 0) -> None:
+    def __init__(self, network: Network, num_pages: int, seed: int = 0) -> None:
         self.kv = KVCache(network.config, num_pages, network.dtype)
         for layer in self.kv.layers:
             for pages in layer:
@@ -29,7 +29,7 @@ class Pages:
 
 
 def prefill(
-    network: Phi3Network, token_ids: list[int], *, chunk_len: int | None = None, seed: int = 0
+    network: Network, token_ids: list[int], *, chunk_len: int | None = None, seed: int = 0
 ) -> Tensor:
     """Hidden states h [S, E] of one sequence, alone, in chunks of `chunk_len` tokens."""
     pages = Pages(network, len(token_ids) // PAGE_SIZE + 3, seed)
@@ -43,13 +43,13 @@ def prefill(
     return torch.cat(parts)
 
 
-def all_logits(network: Phi3Network, token_ids: list[int]) -> Tensor:
+def all_logits(network: Network, token_ids: list[int]) -> Tensor:
     """Logits [S, V] of every position of one sequence."""
     h = prefill(network, token_ids)
     return network.logits(h, torch.arange(len(token_ids), dtype=torch.int32)).clone()
 
 
-def greedy(network: Phi3Network, token_ids: list[int], num_tokens: int) -> tuple[list[int], int]:
+def greedy(network: Network, token_ids: list[int], num_tokens: int) -> tuple[list[int], int]:
     """Greedy continuation as a scheduler would do it, and how many times it recomputed.
 
     One token a step over the cached keys; when the sequence outgrows its LongRoPE factor set, all

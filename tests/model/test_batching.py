@@ -7,17 +7,17 @@ import torch
 
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
-def network(request: pytest.FixtureRequest, checkpoint: MakeCheckpoint) -> Phi3Network:
+def network(request: pytest.FixtureRequest, checkpoint: MakeCheckpoint) -> Network:
     return load_network(checkpoint(original=32, sliding_window=21), request.param)
 
 
-def test_mixed_batch_equals_each_alone(network: Phi3Network) -> None:
+def test_mixed_batch_equals_each_alone(network: Network) -> None:
     """Short and long factor sets, and sequences of one token, in one step."""
     sequences = [random_ids(n, seed=n) for n in (10, 40, 32, 1, 33, 3)]
     pages = Pages(network, 32, seed=5)
@@ -37,14 +37,12 @@ def test_mixed_batch_equals_each_alone(network: Phi3Network) -> None:
 
 @pytest.mark.parametrize("chunk_len", [1, 7, 16, 17, 49])
 @pytest.mark.parametrize("num_tokens", [32, 50])
-def test_chunked_prefill_equals_one_shot(
-    network: Phi3Network, chunk_len: int, num_tokens: int
-) -> None:
+def test_chunked_prefill_equals_one_shot(network: Network, chunk_len: int, num_tokens: int) -> None:
     ids = random_ids(num_tokens)
     assert prefill(network, ids, chunk_len=chunk_len, seed=3).equal(prefill(network, ids))
 
 
-def test_decoding_beside_a_prefill_equals_one_shot(network: Phi3Network) -> None:
+def test_decoding_beside_a_prefill_equals_one_shot(network: Network) -> None:
     """One sequence's second half rides with another's prompt, as in a scheduler's step."""
     first, second = random_ids(24, seed=1), random_ids(45, seed=2)
     pages = Pages(network, 16, seed=7)

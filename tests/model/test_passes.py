@@ -9,7 +9,7 @@ import weakref
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.loader import load_network
-from phi3svc.model.phi3 import Phi3Network
+from phi3svc.model.network import Network
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
 
@@ -47,7 +47,7 @@ def test_each_cache_has_passes_of_its_own(checkpoint: MakeCheckpoint) -> None:
 def test_a_cache_that_is_gone_takes_its_memory_along(checkpoint: MakeCheckpoint) -> None:
     network = load_network(checkpoint())
 
-    def use(network: Phi3Network) -> list[weakref.ref[object]]:
+    def use(network: Network) -> list[weakref.ref[object]]:
         kv = KVCache(network.config, 1, network.dtype)
         network.forward(ModelInput.pack([Chunk([1, 2], 0, 0, [0])]), kv)
         return [weakref.ref(kv), weakref.ref(kv.layers[0][0])]
