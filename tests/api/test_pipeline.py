@@ -199,7 +199,7 @@ def test_a_random_model_has_no_tokenizer(folder: Path) -> None:
         ({"task": "ner", "model": "no/such/folder"}, ConfigError, "no/such/folder"),
         ({"task": "text-generation", "temperatur": 1}, InvalidRequest, "temperatur"),
         ({"task": "text-generation", "top_p": 7}, InvalidRequest, "top_p: 7"),
-        ({"task": "ner", "token": "secret"}, ConfigError, "HF_TOKEN"),
+        ({"task": "ner", "model": "org/name", "token": "x"}, ConfigError, "HF_TOKEN"),
         ({"task": "ner", "stide": 3}, InvalidRequest, "stide: no setting of this pipeline"),
         ({"task": "ner", "tokenizer": object()}, InvalidRequest, "tokenizer: a object, must be"),
         ({"task": "ner", "batch_size": 1.5}, InvalidRequest, "batch_size: 1.5, must be a whole"),
