@@ -1,7 +1,8 @@
 """Loads the tokenizer of the `tokenizers` library, and holds it to bounds on what it may do.
 
 A tokenizer.json comes from outside. Its normalizer could make gigabytes of a short text, its added
-tokens an automaton as large, and its pattern could take for ever; the library bounds only the last.
+tokens an automaton as large, and its model, its steps or its pattern could take for ever. Of the
+last, the library bounds what one match may take.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import tokenizers
 from phi3svc.config.json_file import parse_json_object
 from phi3svc.errors import ConfigError, Phi3Error
 
+MODELS = ("BPE", "WordLevel")  # the others may take the square of a text's length, or more
 MAX_GROWTH = 32  # of a text in a normalizer or decoder; Phi-3's may double one character
+MAX_STEPS = 32  # each of which passes over the text; Phi-3's decoder has 4
 MAX_TEMPLATE_TOKENS = 64
 MAX_PIECE_LEN = 4096
 MAX_ADDED_CHARS = 1 << 20
+
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 
 # The most characters that one can become; of other steps one character at most.
 _GROWTH = {
@@ -78,9 +84,12 @@ def _check_definition(definition: str) -> None:
     parts = msgspec.json.decode(definition, type=dict[str, msgspec.Raw])
     checked = {
         name: msgspec.json.decode(parts[name])
-        for name in ("normalizer", "decoder", "added_tokens")
+        for name in (*_PARTS, "added_tokens")
         if name in parts
     }
+    for name in _PARTS:
+        if _num_steps(checked.get(name)) > MAX_STEPS:
+            raise ConfigError(f"tokenizer.json: its {name} has more than {MAX_STEPS} steps")
     for name in ("normalizer", "decoder"):
         if _growth(checked.get(name)) > MAX_GROWTH:
             raise ConfigError(
@@ -97,12 +106,23 @@ def _num_chars(token: object) -> int:
 
 
 def _check_bounds(backend: tokenizers.Tokenizer) -> None:
+    kind = type(backend.model).__name__
+    if kind not in MODELS:
+        raise ConfigError(f"tokenizer.json: its model is {kind}; expected {' or '.join(MODELS)}")
     if backend.num_special_tokens_to_add(is_pair=False) > MAX_TEMPLATE_TOKENS:
         raise ConfigError(
             f"tokenizer.json: its post_processor adds more than {MAX_TEMPLATE_TOKENS} tokens"
         )
     if max(map(len, backend.get_vocab()), default=0) > MAX_PIECE_LEN:
         raise ConfigError(f"tokenizer.json: a token of more than {MAX_PIECE_LEN} characters")
+
+
+def _num_steps(part: object) -> int:
+    """How often this part of a tokenizer passes over a text."""
+    if not isinstance(part, dict):
+        return 0
+    nested = [step for name in _LISTS if isinstance(part.get(name), list) for step in part[name]]
+    return max(1, sum(map(_num_steps, nested)))
 
 
 def _growth(step: object) -> float:

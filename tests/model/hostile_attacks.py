@@ -236,9 +236,9 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         write("tokenizer.json", '{"model": ' + "[" * 10**6 + "]" * 10**6 + "}"),
         "tokenizer.json: ",
     ),
-    "a normalizer that doubles": (tokenizer(normalizer=doubling(40)), "32 times as long"),
+    "a normalizer that doubles": (tokenizer(normalizer=doubling(20)), "32 times as long"),
     "a normalizer that doubles, without its type": (
-        tokenizer(normalizer={"normalizers": doubling(40)["normalizers"]}),
+        tokenizer(normalizer={"normalizers": doubling(20)["normalizers"]}),
         "32 times as long",
     ),
     "a normalizer that puts a book before": (
@@ -251,7 +251,33 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         ),
         "32 times as long",
     ),
-    "a decoder that doubles": (tokenizer(decoder=doubling(40, "decoders")), "32 times as long"),
+    "a decoder that doubles": (tokenizer(decoder=doubling(20, "decoders")), "32 times as long"),
+    "a normalizer of many steps": (
+        tokenizer(normalizer={"type": "Sequence", "normalizers": [{"type": "Nmt"}] * 100_000}),
+        "its normalizer has more than 32 steps",
+    ),
+    "a pre-tokenizer of many steps, nested": (
+        tokenizer(
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Sequence", "pretokenizers": [split("a")] * 9}] * 9,
+            }
+        ),
+        "its pre_tokenizer has more than 32 steps",
+    ),
+    "a model that takes the square of a word's length": (
+        tokenizer(
+            normalizer=None,
+            model={
+                "type": "WordPiece",
+                "unk_token": "a",
+                "continuing_subword_prefix": "",
+                "max_input_chars_per_word": 10**9,
+                "vocab": {"a": 0, "b": 1, " ": 2, "\n": 3},
+            },
+        ),
+        "its model is WordPiece; expected BPE or WordLevel",
+    ),
     "a post-processor that adds without end": (
         tokenizer(
             post_processor={
