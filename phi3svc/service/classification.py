@@ -50,10 +50,7 @@ class ClassificationServicer(
         caller = Caller.of(context)
         call, texts = await self._in_thread(self._prepare, request, "sequence-classification")
         scores = await self._score(call, texts, caller, per_token=False)
-        config = call.model.info.config
-        return classification_service_pb2.ClassifyResponse(
-            results=[to_classification(rows[0], config) for rows in scores]
-        )
+        return await self._in_thread(_label_texts, call, scores)
 
     async def ClassifyTokens(
         self,
@@ -125,6 +122,15 @@ def _check_lengths(lengths: Sequence[int], max_context_len: int) -> None:
             "max_context_token_count": max_context_len,
         }
         raise PromptTooLong(*too_long, sizes=sizes)
+
+
+def _label_texts(
+    call: ClassifyCall, scores: Sequence[Scores]
+) -> classification_service_pb2.ClassifyResponse:
+    config = call.model.info.config
+    return classification_service_pb2.ClassifyResponse(
+        results=[to_classification(rows[0], config) for rows in scores]
+    )
 
 
 def _label_tokens(

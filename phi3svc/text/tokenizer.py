@@ -117,7 +117,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of `ids`. Ids without a token, as padded vocabularies have them, have no text."""
-        return self._backend.decode(ids, skip_special_tokens=skip_special)
+        # A batch of one lets go of the GIL.
+        return self._backend.decode_batch([ids], skip_special_tokens=skip_special)[0]
 
     def token_text(self, token_id: int) -> str | None:
         """The vocabulary's own spelling of a token, `▁the` or `<0x0A>`. None if there is none."""
@@ -145,7 +146,8 @@ class Tokenizer:
 def _run(backend: tokenizers.Tokenizer, text: str, add_special: bool = True) -> tokenizers.Encoding:
     """InvalidRequest for a text that the checkpoint's tokenizer takes too long for."""
     with fails_as(lambda why: InvalidRequest.of("text", f"the model's tokenizer fails: {why}")):
-        return backend.encode(text, add_special_tokens=add_special)
+        # A batch of one, because `encode` holds the GIL: a long text would stop the event loop.
+        return backend.encode_batch([text], add_special_tokens=add_special)[0]
 
 
 def _with_offsets(encoding: tokenizers.Encoding) -> tuple[list[int], list[Span | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import threading
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ import pytest
 from phi3svc.engine.async_engine import ModelInfo
 from phi3svc.engine.request import ClassifyRequest, Request
 from phi3svc.errors import InvalidRequest, PromptTooLong, Unavailable, UnsupportedTask
+from phi3svc.service import classification
 from phi3svc.service.client_messages import Span
 from phi3svc.text.entities import STRATEGIES
 from phi3svc.v1 import classification_service_pb2
@@ -40,6 +42,24 @@ async def test_equal_scores_keep_the_models_order(harness: Harness) -> None:
     harness.engine.script = tie
     (labels,) = await harness.client.classify(["a"])
     assert [item.label for item in labels] == ["negative", "neutral", "positive"]
+
+
+@pytest.mark.parametrize("name", ["to_classification", "to_token_classification"])
+async def test_labels_are_made_off_the_event_loop(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    threads = set()
+    real = getattr(classification, name)
+
+    def watched(*args: Any) -> Any:
+        threads.add(threading.current_thread())
+        return real(*args)
+
+    monkeypatch.setattr(classification, name, watched)
+    await harness.client.classify(["a"])
+    await harness.client.classify_tokens(["a"])
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_results_keep_the_order_of_texts_whatever_the_engine_does(harness: Harness) -> None:

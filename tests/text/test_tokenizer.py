@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_threads_share_a_tokenizer(tokenizer: Tokenizer) -> None:
         results = list(threads.map(work, range(200)))
     assert {tuple(ids) for ids in results[::2]} == {tuple(work(0))}
     assert {tuple(ids) for ids in results[1::2]} == {tuple(work(1))}
+
+
+@pytest.mark.parametrize("work", ["encode", "decode"])
+def test_long_texts_let_other_threads_run(byte_fallback: Tokenizer, work: str) -> None:
+    """As a server's event loop is one."""
+    text = "Stop here. " * 60_000
+    argument = text if work == "encode" else byte_fallback.encode(text) * 8
+    longest_pause = 0.0
+    with ThreadPoolExecutor(1) as threads:
+        start = last = time.monotonic()
+        future = threads.submit(getattr(byte_fallback, work), argument)
+        while not future.done():
+            time.sleep(0.001)
+            last, before = time.monotonic(), last
+            longest_pause = max(longest_pause, last - before)
+    assert longest_pause < 0.5 * (last - start)
 
 
 @pytest.mark.parametrize("eos", ["</s>", {"content": "</s>"}])
