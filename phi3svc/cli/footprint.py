@@ -39,9 +39,15 @@ class Footprint:
 
 def footprints(config: Phi3Config, num_params: int, free_bytes: int) -> Iterator[Footprint]:
     """Every combination of dtypes that is served, in `free_bytes` of memory."""
+    largest = config.hidden_size * max(
+        config.vocab_size, 2 * config.intermediate_size, config.qkv_features
+    )
     for dtype in DTYPES:
         weights_bytes = num_params * BYTES_PER_ELEMENT[dtype]
-        room = max(0, free_bytes - weights_bytes - PROCESS_BYTES)
+        # A tensor is there as it was read, or as converted, until it is packed: `load_network`.
+        unpacked_bytes = largest * max(BYTES_PER_ELEMENT[config.dtype], BYTES_PER_ELEMENT[dtype])
+        is_loadable = free_bytes >= weights_bytes + unpacked_bytes
+        room = max(0, free_bytes - weights_bytes - PROCESS_BYTES) if is_loadable else 0
         kv_dtypes: tuple[KVDType, ...] = (dtype, "int8")
         for kv_dtype in kv_dtypes:
             per_token = config.kv_bytes_per_token(kv_dtype)

@@ -129,6 +129,19 @@ def test_longest_context_of_phi3_mini(
             assert way.weights_bytes + way.kv_memory_bytes + PROCESS_BYTES <= free_bytes
 
 
+@pytest.mark.parametrize(("num_spare", "fits"), [(-1, False), (0, True)])
+def test_what_cannot_be_loaded_does_not_fit(num_spare: int, fits: bool) -> None:
+    """Loading Phi-4-mini takes its embedding, 1.2 GB, once more than serving it."""
+    config = Phi3Config.from_dict(
+        next(member for member in FAMILY if member.name == "Phi-4-mini").config()
+    )
+    embedding_bytes = 2 * 200064 * 3072
+    assert embedding_bytes > PROCESS_BYTES
+    free_bytes = 2 * config.num_params + embedding_bytes + num_spare
+    ways = footprints(config, config.num_params, free_bytes)
+    assert [bool(way.context_tokens) for way in ways] == [False, False, fits, fits]
+
+
 @pytest.mark.parametrize("room", [0, 100_000, 2_000_000, 1 << 30])
 def test_what_is_said_to_fit_is_what_the_engine_gets(
     tmp_path: Path,
