@@ -39,8 +39,11 @@ class FieldViolation:
     description: str
 
 
-class InvalidRequest(Phi3Error):
-    """A request breaks its contract. `violations` lists every bad field."""
+class InvalidRequest(Phi3Error, ValueError):
+    """A request breaks its contract. `violations` lists every bad field.
+
+    Also a ValueError, which is what scripts that were written for transformers catch.
+    """
 
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
