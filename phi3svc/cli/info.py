@@ -125,15 +125,16 @@ def _show(facts: Mapping[str, object], ways: Sequence[Footprint]) -> None:
     console.print()
     console.print(_table(ways), soft_wrap=False)
     console.print(
-        f"In the memory that is free now, {_size(PROCESS_BYTES)} of it left for the rest. serve "
-        "takes half for keys and values, unless told by --kv-memory."
+        f"That fits into the memory that is free now, with {_size(PROCESS_BYTES)} left for the "
+        "rest. --kv-memory is in MiB; without it, serve takes half of what is free."
     )
 
 
 def _table(ways: Iterable[Footprint]) -> Table:
     table = Table(title="longest context", title_justify="left", title_style="bold", box=None)
+    numbers = ("weights", "tokens", "--kv-memory")
     for name in ("--dtype", "weights", "--kv-dtype", "tokens", "limited by", "--kv-memory"):
-        table.add_column(name, justify="right" if name in ("weights", "tokens") else "left")
+        table.add_column(name, justify="right" if name in numbers else "left")
     for way in ways:
         table.add_row(
             way.dtype,

@@ -25,6 +25,7 @@ _DECIDING_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
 _EDGE_BYTES = 4096
 _MAX_FILE_BYTES = 64 << 20
@@ -59,7 +60,10 @@ def resolve_source(source: str) -> Checkpoint:
         if path.is_dir():
             return Checkpoint(path, path.resolve().name)
         if path.exists():
-            raise ConfigError(f"model source {source!r}: is a file; expected a checkpoint's folder")
+            raise ConfigError(
+                f"model source {source!r}: is a file; expected a checkpoint's folder, with "
+                "its weights in safetensors"
+            )
     except OSError as error:
         raise ConfigError(f"model source {source[:200]!r}: {error.strerror}") from None
     hub_id = _HUB_ID.fullmatch(source)

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from pathlib import Path
 
-from phi3svc.config.tensors import INDEX_FILE, SINGLE_FILE, weight_files
+from phi3svc.config.tensors import INDEX_FILE, PICKLED, SINGLE_FILE, weight_files
 from phi3svc.errors import ConfigError
 
 HUB_FILES = (
@@ -50,7 +50,7 @@ def download(repo: str, revision: str | None) -> Path:
         if cached is None:
             raise ConfigError(_reason(error, repo, revision)) from None
         return cached
-    names = _wanted([sibling.rfilename for sibling in info.siblings or ()])
+    names = _wanted([sibling.rfilename for sibling in info.siblings or ()], repo, revision)
     try:
         path = Path(snapshot_download(repo, revision=revision, allow_patterns=names))
     except Exception as error:
@@ -59,7 +59,7 @@ def download(repo: str, revision: str | None) -> Path:
     return path
 
 
-def _wanted(names: list[str]) -> list[str]:
+def _wanted(names: list[str], repo: str, revision: str | None) -> list[str]:
     """Which of the repository's files to download."""
     # A pattern's * would match a slash too: files in folders are no part of the checkpoint.
     top = [name for name in names if "/" not in name]
@@ -68,12 +68,25 @@ def _wanted(names: list[str]) -> list[str]:
     patterns: tuple[str, ...] = (SINGLE_FILE,)
     if SINGLE_FILE not in top:
         if INDEX_FILE not in top:
-            raise ConfigError(
-                f"on the hub, it has neither {SINGLE_FILE} nor {INDEX_FILE}; pickled weights and "
-                "other formats are not loaded"
-            )
+            raise ConfigError(_no_weights(top, repo, revision))
         patterns = (INDEX_FILE, SHARDS)
     return [n for n in top if any(fnmatch.fnmatchcase(n, p) for p in (*HUB_FILES, *patterns))]
+
+
+def _no_weights(names: list[str], repo: str, revision: str | None) -> str:
+    pickled = next((n for n in sorted(names) for p in PICKLED if fnmatch.fnmatchcase(n, p)), None)
+    if pickled is None:
+        return (
+            f"on the hub, it has neither {SINGLE_FILE} nor {INDEX_FILE}; other formats are not "
+            "loaded"
+        )
+    folder = repo.partition("/")[2]
+    at = f" --revision {revision}" if revision is not None else ""
+    return (
+        f"on the hub, it has only pickled weights ({pickled}), which are never loaded; get them "
+        f"with: hf download {repo}{at} --local-dir {folder}, then give that folder to be told how "
+        "to convert them"
+    )
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:

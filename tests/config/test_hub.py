@@ -159,8 +159,12 @@ def test_refusals_say_what_to_do(hub: HubServer, refusal: tuple[int, str], advic
 
 
 def test_repositories_without_a_checkpoint_are_named(hub: HubServer) -> None:
-    hub.files[NEW] = SMALL | OTHERS
+    hub.files[NEW] = SMALL | {"model-q4.gguf": b""}
     assert "neither model.safetensors nor model.safetensors.index.json" in error_of("org/name")
+    hub.files[NEW] = hub.files[OLD] = SMALL | OTHERS
+    assert "only pickled weights (pytorch_model.bin), which are never" in error_of("org/name")
+    assert "hf download org/name --local-dir name, then give" in error_of("org/name")
+    assert "hf download org/name --revision v1 --local-dir name," in error_of("org/name@v1")
     hub.files[NEW] = OTHERS | SHARDED
     assert "no config.json" in error_of("org/name")
     hub.files[NEW] = SMALL | {INDEX: SHARDED[INDEX]}

@@ -101,6 +101,11 @@ def test_fingerprint_tells_checkpoints_apart(checkpoint: MakeCheckpoint, tmp_pat
         (path / name).write_text(text + " ")
         assert fingerprint(path) != digest
         (path / name).write_text(text)
+    for name in ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"):
+        assert not (path / name).exists()
+        (path / name).write_text("{}")
+        assert fingerprint(path) != digest
+        (path / name).unlink()
     (path / "tokenizer.json").unlink()
     digests = set()
     for text in ("YQ== 0", "YQ== 1"):
