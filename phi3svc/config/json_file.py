@@ -31,10 +31,13 @@ def parse_json_object(data: bytes, where: str) -> dict[str, object]:
         return values
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=unique)
+        if "\\u" in text:  # which can write half a surrogate pair: no text, for whoever encodes it
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
-    except ValueError as error:  # also JSONDecodeError, UnicodeDecodeError, a number too long
+    except ValueError as error:  # also JSONDecodeError, UnicodeError, a number too long
         raise ConfigError(f"{where}: not valid JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: must hold a JSON object")

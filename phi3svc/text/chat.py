@@ -60,8 +60,9 @@ class ChatTemplate:
             return cls(_read(file), special_tokens, str(file))
         value = read_tokenizer_config(path).get("chat_template")
         if isinstance(value, list):  # several, by name
-            named = {item.get("name"): item for item in value if isinstance(item, dict)}
-            value = named.get("default", {}).get("template")
+            items = [item for item in value if isinstance(item, dict)]
+            named = [item.get("template") for item in items if item.get("name") == "default"]
+            value = named[-1] if named else None
         where = str(path / "tokenizer_config.json") + ": chat_template"
         if value is None:
             value = PHI3_TEMPLATE

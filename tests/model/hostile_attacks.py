@@ -312,6 +312,14 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         ),
         "more than 65536 added tokens",
     ),
+    "a template of half a character": (
+        edit("tokenizer_config.json", chat_template="\ud800"),
+        "surrogates not allowed",
+    ),
+    "an added token of half a character": (
+        edit("tokenizer_config.json", added_tokens_decoder={"5": {"content": "\ud800"}}),
+        "surrogates not allowed",
+    ),
     "a template without end": (sparse("chat_template.jinja", 1 << 40), "larger than"),
     **{
         f"{name} that is a {kind}": (replace(name, make), "not a regular file")

@@ -272,7 +272,9 @@ def test_bad_templates_are_one_line(tmp_path: Path, content: bytes) -> None:
         ChatTemplate.from_dir(tmp_path)
 
 
-@pytest.mark.parametrize("value", [3, {}, [3], [{"name": "default"}], [{"name": "x"}]])
+@pytest.mark.parametrize(
+    "value", [3, {}, [3], [{"name": "default"}], [{"name": "x"}], [{"name": []}]]
+)
 def test_templates_that_are_no_text_are_refused_or_built_in(tmp_path: Path, value: object) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     if isinstance(value, list):
