@@ -50,7 +50,7 @@ class WeightReader:
 
         progress: told after every tensor.
         """
-        found = {_today(name): tensor for name, tensor in list_tensors(path).items()}
+        found = _by_todays_names(path)
         self._tensors: dict[str, TensorInfo] = {}
         for name, shape in shapes.items():
             if name in found:
@@ -109,6 +109,15 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def layer_name(layer_idx: int, module: str, kind: str = "weight") -> str:
     """kind: "weight" or "bias"."""
     return f"model.layers.{layer_idx}.{module}.{kind}"
+
+
+def _by_todays_names(path: Path) -> dict[str, TensorInfo]:
+    found: dict[str, TensorInfo] = {}
+    for name, tensor in list_tensors(path).items():
+        other = found.setdefault(_today(name), tensor)
+        if other is not tensor:
+            raise ConfigError(f"{path}: tensors {other.name!r} and {name!r} are the same weight")
+    return found
 
 
 def _today(name: str) -> str:

@@ -286,6 +286,14 @@ def test_extra_tensors_are_left_alone(single: Path) -> None:
     assert all_logits(load_network(single), ids).equal(expected)
 
 
+def test_one_weight_under_two_names(single: Path) -> None:
+    def duplicate(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["norm.weight"] = tensors["model.norm.weight"] + 1
+
+    edit_tensors(single, duplicate)
+    assert "tensors 'model.norm.weight' and 'norm.weight' are the same weight" in error_of(single)
+
+
 def test_dtype_falls_back_to_the_weights(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     path = shutil.copytree(checkpoint(dtype="bfloat16"), tmp_path / "copy")
     values = json.loads((path / "config.json").read_text())
