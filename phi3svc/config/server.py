@@ -144,7 +144,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > 1 << 20:
             raise ConfigError(f"{path}: larger than 1 MiB, not a settings file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}".replace("\n", " ")) from None
 
 

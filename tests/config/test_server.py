@@ -106,3 +106,10 @@ def test_every_mistake_is_one_line_that_names_it(tmp_path: Path, text: str, mess
         load_server_config(path, {}, {})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    with pytest.raises(ConfigError) as error:
+        load_server_config(path, {}, {})
+    assert str(error.value) == f"{path}: No such file or directory"
