@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints
-from phi3svc.config.checkpoint import fingerprint, resolve_source
+from phi3svc.config.checkpoint import fingerprint, resolve_source, tokenizer_file
 from phi3svc.config.model import BYTES_PER_ELEMENT, KVDType, Phi3Config, Phi3SmallSettings
 from phi3svc.config.tensors import TensorInfo, list_tensors
 from phi3svc.engine.memory import available_bytes
+from phi3svc.text.stop_tokens import stop_token_ids
+from phi3svc.text.tokenizer import Tokenizer
 
 KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8")
 
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     free_bytes = available_bytes()
     ways = list(footprints(config, num_params, free_bytes))
     facts = describe(config, num_params)
+    if tokenizer_file(path).exists():
+        facts["stop_token_ids"] = list(stop_token_ids(config, Tokenizer.from_dir(path)))
     facts |= {
         "stored_bytes": sum(tensor.num_bytes for tensor in tensors.values()),
         "files": len({tensor.file for tensor in tensors.values()}),

@@ -9,6 +9,7 @@ from phi3svc.engine.async_engine import ModelInfo
 from phi3svc.errors import NotFound, UnsupportedTask
 from phi3svc.service.validation import Violations
 from phi3svc.text.chat import ChatTemplate
+from phi3svc.text.stop_tokens import stop_token_ids
 from phi3svc.text.tokenizer import Tokenizer
 
 _MAX_NAMED = 10
@@ -29,13 +30,8 @@ class ServedModel:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """What ends an answer, ascending: the ids of the config's files, and the tokenizer's end.
-
-        Some checkpoints name the end of a turn in only one of the three files.
-        """
-        config, own = self.info.config, self.tokenizer.eos_token_id
-        added = {own} if own is not None and own < config.vocab_size else set()
-        return tuple(sorted({*config.eos_token_ids, *added}))
+        """What ends an answer, ascending."""
+        return stop_token_ids(self.info.config, self.tokenizer)
 
 
 class Catalog:

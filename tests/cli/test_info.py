@@ -19,10 +19,11 @@ from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.host import split_kv_memory
 from phi3svc.model.loader import load_network
-from tests.model.checkpoints import make_checkpoint, rescale
+from tests.model.checkpoints import END_TOKEN_ID, PAD_TOKEN_ID, make_checkpoint, rescale
 from tests.model.family import FAMILY
 
 GIB = 1 << 30
+USER_TOKEN_ID = 259
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "untied": ("Phi3ForCausalLM", {}),
     "tied": ("Phi3ForCausalLM", {"tie_word_embeddings": True}),
@@ -207,3 +208,15 @@ def test_stretched_length_is_the_models_limit(
     assert facts["rope"] == said
     assert facts["context_tokens"] == 2048
     assert {way["context_tokens"] for way in facts["longest_context"]} == {2048}
+
+
+def test_stop_tokens_are_those_that_serve_uses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer's own end is one of them, if there is a tokenizer."""
+    path = make_checkpoint(tmp_path)
+    file = path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|user|>"}))
+    assert facts_of(path, capsys)["stop_token_ids"] == [PAD_TOKEN_ID, USER_TOKEN_ID, END_TOKEN_ID]
+    (path / "tokenizer.json").unlink()
+    assert facts_of(path, capsys)["stop_token_ids"] == [PAD_TOKEN_ID, END_TOKEN_ID]
