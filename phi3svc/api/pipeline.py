@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from phi3svc.api.configuration import with_revision
 from phi3svc.api.pipelines.base import Pipeline, PipelineModel
 from phi3svc.api.pipelines.text_classification import TextClassificationPipeline
 from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
@@ -92,7 +93,7 @@ def _pipeline_class(task: str) -> type[Pipeline]:
 
 def _task_of(model: Any, revision: str | None) -> str:
     if isinstance(model, (str, Path)):
-        source = str(model) if revision is None else f"{model}@{revision}"
+        source = with_revision(model, revision)
         task: Any = Phi3Config.from_dir(resolve_source(source).path).task
     else:
         task = getattr(model, "head", None)

@@ -59,6 +59,7 @@ def test_a_task_makes_its_pipeline(
         torch.device("cpu"),
     )
     assert type(pipeline(model=folder / task)) is kind
+    assert type(pipeline(model=folder / task, revision="main")) is kind  # of a hub id alone
     assert type(pipeline(model=of_task.model)) is kind
     if alias is not None:
         assert pipeline(alias, of_task.model).task == task
