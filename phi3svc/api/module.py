@@ -49,7 +49,7 @@ class Module:
     def parameters(self, recurse: bool = True) -> Iterator[Tensor]:
         """The weights as they lie in memory, of all heads: matrices packed in panels, with their
         padding. Good for asking their device, dtype and bytes; `num_parameters` counts."""
-        tensors = _tensors(vars(self.network)["weights"])
+        tensors = _tensors(self.network.weights)
         yield from {id(tensor): tensor for tensor in tensors}.values()  # tied ones once
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:

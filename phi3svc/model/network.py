@@ -68,7 +68,7 @@ class Network(ABC):
         self.dtype = weights.norm.dtype
         self.device = weights.norm.device
         self.rope = RopeTables(config.rope)
-        self._outer = weights
+        self.weights = weights
         self._logit_scale = logit_scale
         self._buffers: dict[str, Tensor] = {}
         self._passes: WeakKeyDictionary[KVCache, RecordedPasses] = WeakKeyDictionary()
@@ -107,7 +107,7 @@ class Network(ABC):
     def last_hidden_state(self, h: Tensor) -> Tensor:
         """The final norm of every row, [T, E] in the model's dtype; a new tensor."""
         out = torch.empty(h.shape, dtype=self.dtype, device=self.device)
-        norm, bias, eps = self._outer.norm, self._outer.norm_bias, self.config.rms_norm_eps
+        norm, bias, eps = self.weights.norm, self.weights.norm_bias, self.config.rms_norm_eps
         if bias is None:
             ops.rms_norm(h, norm, eps, out)
         else:
@@ -117,13 +117,13 @@ class Network(ABC):
     def embed(self, token_ids: Tensor) -> Tensor:
         """The input embeddings of int32 [n] token ids, as `compute` takes them: float32 [n, E]."""
         out = torch.empty(len(token_ids), self.config.hidden_size, device=self.device)
-        ops.embedding(token_ids, self._outer.embedding, out)
+        ops.embedding(token_ids, self.weights.embedding, out)
         return out
 
     def logits(self, h: Tensor, rows: Tensor) -> Tensor:
         """Logits of the tokens after `rows` (int32 [n]) of `h`: float32 [n, V]."""
-        outer, eps = self._outer, self.config.rms_norm_eps
-        head = outer.lm_head
+        weights, eps = self.weights, self.config.rms_norm_eps
+        head = weights.lm_head
         if head is None:
             raise ValueError("this network has no generation head")
         normed = self._buffer("normed", len(rows), self.config.hidden_size)
@@ -131,27 +131,27 @@ class Network(ABC):
         ops.lm_head(
             h,
             rows,
-            outer.norm,
+            weights.norm,
             eps,
             head,
             normed,
             logits,
-            outer.norm_bias,
-            outer.lm_head_bias,
+            weights.norm_bias,
+            weights.lm_head_bias,
             self._logit_scale,
         )
         return logits
 
     def scores(self, h: Tensor, rows: Tensor) -> Tensor:
         """Raw label scores of `rows` (int32 [n]) of `h`: float32 [n, C], before any softmax."""
-        outer, eps = self._outer, self.config.rms_norm_eps
-        head = outer.score
+        weights, eps = self.weights, self.config.rms_norm_eps
+        head = weights.score
         if head is None:
             raise ValueError("this network has no classification head")
         normed = self._buffer("normed", len(rows), self.config.hidden_size)
         scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
         ops.classify_head(
-            h, rows, outer.norm, eps, head, outer.score_bias, normed, scores, outer.norm_bias
+            h, rows, weights.norm, eps, head, weights.score_bias, normed, scores, weights.norm_bias
         )
         return scores
 

@@ -28,9 +28,10 @@ from phi3svc.model.phi3_weights import Phi3Weights
 class Phi3Network(Network):
     """Phi-3 and what shares its architecture: mini, medium, 3.5, Phi-4, Phi-4-mini."""
 
+    weights: Phi3Weights
+
     def __init__(self, config: Phi3Config, weights: Phi3Weights, heads: frozenset[Head]) -> None:
         super().__init__(config, weights, heads)
-        self.weights = weights
         self._scale = config.head_dim**-0.5
         self._window = config.sliding_window or 0
 

@@ -29,12 +29,13 @@ from phi3svc.model.phi3small_weights import Phi3SmallWeights
 class Phi3SmallNetwork(Network):
     """Phi-3-small, of 8k and of 128k tokens."""
 
+    weights: Phi3SmallWeights
+
     def __init__(
         self, config: Phi3Config, weights: Phi3SmallWeights, heads: frozenset[Head]
     ) -> None:
         assert config.small is not None
         super().__init__(config, weights, heads, logit_scale=1.0 / config.small.width_multiplier)
-        self.weights = weights
         self.small = config.small
         self._sparse = ops.BlockSparse(
             block_size=self.small.block_size,
