@@ -74,7 +74,7 @@ class BeamCache:
                 if self._num_holders[page] > 1:
                     self._num_holders[page] -= 1
                     write.table[last] = self._take()
-                    self._copy(page, write.table[last])
+                    self.kv.copy_pages(self.kv, [page], [write.table[last]])
             while len(write.table) * PAGE_SIZE < write.end:
                 write.table.append(self._take())
 
@@ -82,9 +82,3 @@ class BeamCache:
         page = self._free.pop()
         self._num_holders[page] = 1
         return page
-
-    def _copy(self, source: int, target: int) -> None:
-        for layer in (*self.kv.layers, *self.kv.scales):
-            for pages in layer:
-                if pages is not None:
-                    pages[target].copy_(pages[source])

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
 from phi3svc.api.beam_hypotheses import num_candidates
 from phi3svc.api.generation_config import GenerationConfig
-from phi3svc.config.model import KVDType
 from phi3svc.engine.memory import available_bytes
 from phi3svc.errors import FieldViolation, InvalidRequest, PromptTooLong
+from phi3svc.model.kv_cache import page_bytes
 from phi3svc.model.network import Network
-from phi3svc.ops import PAGE_SIZE
 
 MAX_DRAW_CATEGORIES = 1 << 24
 """Beams times vocabulary that torch.multinomial takes."""
@@ -71,8 +69,7 @@ def check_beam_memory(
     num_kept: [W, V] matrices that are kept of every step.
     """
     config = network.config
-    dtype = cast(KVDType, str(pages_dtype).removeprefix("torch."))
-    for_pages = num_pages * PAGE_SIZE * config.kv_bytes_per_token(dtype)
+    for_pages = num_pages * page_bytes(config, pages_dtype)
     num_matrices = len(limits) + num_kept * sum(limits)
     for_scores = num_matrices * settings.num_beams * config.vocab_size * 4
     available = available_bytes()

@@ -6,15 +6,13 @@ import contextlib
 import heapq
 from collections.abc import Callable, Sequence
 
-import torch
-
 from phi3svc.api.memory import require_bytes
 from phi3svc.config.engine import EngineConfig
-from phi3svc.config.model import KVDType
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import FailedEvent, TokenEvent
 from phi3svc.engine.memory import available_bytes
 from phi3svc.engine.request import GenerateRequest, check_request
+from phi3svc.model.kv_cache import page_bytes
 from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
 
@@ -112,8 +110,7 @@ class EngineRuns:
         return self._core
 
     def _num_blocks_for(self, wanted: int, longest: int) -> int:
-        dtype: KVDType = "bfloat16" if self._network.dtype == torch.bfloat16 else "float32"
-        block_bytes = self._network.config.kv_bytes_per_token(dtype) * PAGE_SIZE
+        block_bytes = page_bytes(self._network.config, self._network.dtype)
         what = f"the keys and values of {longest * PAGE_SIZE} tokens"
         require_bytes("max_new_tokens", longest * block_bytes, what)
         # A power of two, so that a conversation that grows seldom outgrows it; what is not written

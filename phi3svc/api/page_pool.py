@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phi3svc.api.memory import require_bytes
-from phi3svc.config.model import KVDType
-from phi3svc.model.kv_cache import KVCache
+from phi3svc.model.kv_cache import KVCache, page_bytes
 from phi3svc.model.network import Network
-from phi3svc.ops import PAGE_SIZE
 
 
 class PagePool:
@@ -28,9 +26,8 @@ class PagePool:
         # A quarter to spare, or a loop would copy all of them whenever it fills a page. Untouched
         # pages are address space, no memory.
         num_new = num_old + num_missing + (num_old + num_missing) // 4 + 1
-        dtype: KVDType = str(self._network.dtype).removeprefix("torch.")  # type: ignore[assignment]
-        page_bytes = PAGE_SIZE * self._network.config.kv_bytes_per_token(dtype)
-        require_bytes("input_ids", (num_old + num_missing) * page_bytes, "their keys and values")
+        num_bytes = (num_old + num_missing) * page_bytes(self._network.config, self._network.dtype)
+        require_bytes("input_ids", num_bytes, "their keys and values")
         kv = KVCache(self._network.config, num_new, self._network.dtype, self._network.device)
         kv.copy_pages(self.kv, range(num_old), range(num_old))
         self.kv = kv

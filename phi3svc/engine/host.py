@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.engine import EngineConfig
-from phi3svc.config.model import KVDType
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
@@ -25,7 +23,7 @@ from phi3svc.engine.request import (
     ResumeRequest,
 )
 from phi3svc.errors import ConfigError, Phi3Error
-from phi3svc.model.kv_cache import page_dtype
+from phi3svc.model.kv_cache import page_bytes, page_dtype
 from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 
@@ -135,9 +133,8 @@ def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[
     block_bytes = {}
     needs = []
     for name, network in networks.items():
-        dtype = str(page_dtype(config.kv_dtype, network.dtype)).removeprefix("torch.")
-        bytes_per_token = network.config.kv_bytes_per_token(cast(KVDType, dtype))
-        block_bytes[name] = bytes_per_token * ops.PAGE_SIZE
+        dtype = page_dtype(config.kv_dtype, network.dtype)
+        block_bytes[name] = page_bytes(network.config, dtype)
         num_blocks_per_sequence = -(-network.config.context_len // ops.PAGE_SIZE)
         needs.append(config.max_sequences * num_blocks_per_sequence * block_bytes[name])
     num_blocks = {}
