@@ -14,11 +14,10 @@ from phi3svc.api.beam_decoder import BeamDecoder, Beams
 from phi3svc.api.beam_hypotheses import BeamHypotheses, StopsAnswers
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.logits_processors import History, LogitsProcessor, process, processors_for
+from phi3svc.api.seeds import draw_seeds
 from phi3svc.errors import EngineFailed
 from phi3svc.model.kv_cache import page_dtype
 from phi3svc.model.network import Network
-
-_MAX_DRAWN_SEED = (1 << 63) - 1
 
 ShouldStop = Callable[[int, list[list[int]]], Sequence[bool]]
 """Of a prompt's index and some sequences, each prompt and answer with its newest token: which of
@@ -183,5 +182,5 @@ def _generators(
     if not settings.do_sample:
         return [None] * num_prompts
     if seeds is None:
-        seeds = torch.randint(_MAX_DRAWN_SEED, (num_prompts,)).tolist()
+        seeds = draw_seeds(num_prompts)
     return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -63,6 +63,7 @@ class ForwardCall:
         )
         self.batch = read_batch(
             model.config,
+            self.shape,
             input_ids,
             inputs_embeds,
             attention_mask,

@@ -6,16 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.generation_inputs import Prompts
+from phi3svc.api.seeds import draw_seeds
 from phi3svc.api.stopping import Stopping, StoppingCriterion
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.errors import InvalidRequest
-
-_MAX_DRAWN_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def _max_new_tokens(settings: GenerationConfig, width: int) -> int:
 def _seeds(settings: GenerationConfig, num_rows: int) -> list[int]:
     if settings.seed is not None or not settings.do_sample:
         return [settings.seed or 0] * num_rows
-    return torch.randint(_MAX_DRAWN_SEED, (num_rows,)).tolist()
+    return draw_seeds(num_rows)
 
 
 def _sampling(settings: GenerationConfig, seed: int) -> SamplingParams:

@@ -69,8 +69,8 @@ class InputEmbeddings:
 class PretrainedModel(Module):
     """A network, read from a checkpoint or of random weights, for inference on this machine's CPU.
 
-    config: frozen; name_or_path: the checkpoint's folder, "" if there is none; generation_config:
-    what `generate` starts from.
+    config: its settings may be assigned; name_or_path: the checkpoint's folder, "" if there is
+    none; generation_config: what `generate` starts from.
     """
 
     head: ClassVar[Head | None]
@@ -164,13 +164,13 @@ class PretrainedModel(Module):
 
     def _hold(self, network: Network, name_or_path: str) -> None:
         self.network = network
-        self.config = Phi3Config.of(network.config)
         self.name_or_path = name_or_path
         if name_or_path:
             said = read_json_object(Path(name_or_path) / "config.json")
             self.config = Phi3Config.of(network.config, said | {"name_or_path": name_or_path})
             self.generation_config = GenerationConfig.from_dir(Path(name_or_path), network.config)
         else:
+            self.config = Phi3Config.of(network.config)
             self.generation_config = GenerationConfig.from_model_config(network.config)
 
 

@@ -85,6 +85,7 @@ def batch_shape(
 
 def read_batch(
     config: Phi3Config,
+    shape: tuple[int, int],
     input_ids: Tensor | None,
     inputs_embeds: Tensor | None,
     attention_mask: Tensor | None,
@@ -92,14 +93,13 @@ def read_batch(
     past_mask: Tensor,
     past: Sequence[Past],
 ) -> Batch:
-    """The rows of a call whose `batch_shape` is checked.
+    """The rows of a call. shape: its `batch_shape`.
 
     attention_mask: [B, past + S], not 0 for real tokens; None says that all new ones are. past_mask
     (bool [B, past]) and past: what the cache holds, nothing of which a mask may contradict.
     position_ids: [B, S] or [1, S]. Without them positions count columns from the row's first real
     one, or go on from the row's past. Raises InvalidRequest.
     """
-    shape = batch_shape(input_ids, inputs_embeds, config.hidden_size)
     mask = _new_mask(attention_mask, past_mask, shape)
     if position_ids is not None:
         position_ids = _positions(position_ids, mask, config.context_len)

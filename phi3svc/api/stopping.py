@@ -40,12 +40,9 @@ class Stopping:
             self._criteria.append(criteria)
         if not all(map(callable, self._criteria)):
             raise InvalidRequest.of("stopping_criteria", "one of them cannot be called")
-        strings = settings.stop_strings
         self._strings: StopStrings | None = None
-        if strings is not None:
-            self._strings = StopStrings(
-                [strings] if isinstance(strings, str) else strings, tokenizer
-            )
+        if settings.stop_strings is not None:
+            self._strings = StopStrings(settings.stop_strings, tokenizer)
         self._columns = prompts.columns.tolist() if self._criteria else []
         started_s = time.monotonic()
         self._end_s = None if settings.max_time is None else started_s + settings.max_time
