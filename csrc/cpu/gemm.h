@@ -31,6 +31,18 @@ inline void* offset(void* base, DType dtype, std::int64_t elements) {
   return static_cast<std::byte*>(base) + elements * dtype_size(dtype);
 }
 
+// values[i] += bias[first + i], for a bias in the model dtype; nothing where there is none.
+inline void add_bias(const Kernels& isa,
+                     DType dtype,
+                     const void* bias,
+                     std::int64_t first,
+                     float* values,
+                     std::int64_t count) {
+  if (bias == nullptr) return;
+  const auto add = dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32;
+  add(values, offset(bias, dtype, first), count);
+}
+
 // out[r][0 .. 16 num_panels) = x[r] · panels for num_rows <= kBlockRows rows; out float32.
 class GemmBlock {
  public:

@@ -18,10 +18,7 @@ void store_row(const Kernels& isa,
   if (params.scale != 1.0F) {
     isa.scale_to_f32(values, params.scale, values, ceil_div(num_columns, kLanes) * kLanes);
   }
-  if (params.bias != nullptr) {
-    const void* bias = offset(params.bias, params.dtype, column);
-    (params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32)(values, bias, num_columns);
-  }
+  add_bias(isa, params.dtype, params.bias, column, values, num_columns);
   const std::int64_t at = row * params.out_stride + column;
   if (!params.out_is_f32) {
     isa.to_bf16(values, static_cast<BFloat16*>(params.out) + at, num_columns);

@@ -15,11 +15,8 @@ void activate(const Kernels& isa,
               std::int64_t count,
               float* gate,
               float* up) {
-  if (params.gate_up_bias != nullptr) {
-    const auto add = params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32;
-    add(gate, offset(params.gate_up_bias, params.dtype, column), count);
-    add(up, offset(params.gate_up_bias, params.dtype, params.mlp_width + column), count);
-  }
+  add_bias(isa, params.dtype, params.gate_up_bias, column, gate, count);
+  add_bias(isa, params.dtype, params.gate_up_bias, params.mlp_width + column, up, count);
   if (params.is_gegelu) {
     isa.gegelu_mul(gate, up, params.gegelu_limit, count);
   } else {

@@ -131,12 +131,9 @@ void qkv_rope(const QkvRopeParams& params) {
          num_panels,
          heads,
          params.head_dim);
-    if (params.bias != nullptr) {
-      const auto add = params.dtype == DType::kBFloat16 ? isa.add_bf16 : isa.add_f32;
-      const void* bias = offset(params.bias, params.dtype, head_idx * params.head_dim);
-      for (std::int64_t row = 0; row < end - begin; ++row) {
-        add(heads + row * params.head_dim, bias, params.head_dim);
-      }
+    for (std::int64_t row = 0; row < end - begin; ++row) {
+      float* head = heads + row * params.head_dim;
+      add_bias(isa, params.dtype, params.bias, head_idx * params.head_dim, head, params.head_dim);
     }
     dispatch_model_dtype(params.dtype, [&]<typename T>() {
       for (std::int64_t t = begin; t < end; ++t) {
