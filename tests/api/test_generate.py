@@ -12,24 +12,8 @@ from torch import Tensor
 
 from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.errors import InvalidRequest
-from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
+from tests.api.generating import ORIGINAL, left_padded, prompt
 from tests.model.checkpoints import END_TOKEN_ID, PAD_TOKEN_ID
-from tests.model.conftest import MakeCheckpoint
-
-
-@pytest.fixture(scope="module")
-def path(checkpoint: MakeCheckpoint) -> Path:
-    return checkpoint(original=ORIGINAL)
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Phi3ForCausalLM:
-    return Phi3ForCausalLM.from_pretrained(path)
-
-
-@pytest.fixture(scope="module")
-def oracle(path: Path) -> Any:
-    return oracle_model(path)
 
 
 def ids(length: int, seed: int = 0) -> Tensor:

@@ -20,7 +20,6 @@ from phi3svc.errors import InvalidRequest
 from phi3svc.model.network import Network
 from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
 from tests.engine.core_runs import make_core, run
-from tests.model.conftest import MakeCheckpoint
 
 PADDING = 5000  # no token of the model
 SAMPLED: dict[str, Any] = {
@@ -44,16 +43,6 @@ ENGINE_FIELDS = (
 )
 # Answers that stay below, cross, and begin beyond LongRoPE's original length.
 ROWS = [prompt(n) for n in (1, 5, ORIGINAL - 6, ORIGINAL - 1, ORIGINAL, ORIGINAL + 9)]
-
-
-@pytest.fixture(scope="module")
-def path(checkpoint: MakeCheckpoint) -> Path:
-    return checkpoint(original=ORIGINAL)
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Phi3ForCausalLM:
-    return Phi3ForCausalLM.from_pretrained(path)
 
 
 def answers(sequences: Tensor, width: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phi3svc.api.generation_outputs import GenerateDecoderOnlyOutput
 from phi3svc.api.modeling import Phi3ForCausalLM
-from tests.api.generating import ORIGINAL, left_padded, oracle_model, prompt
+from tests.api.generating import ORIGINAL, left_padded, prompt
 from tests.model.checkpoints import make_checkpoint, rescale
 from tests.model.conftest import MakeCheckpoint
 
@@ -19,21 +19,6 @@ ALL = {"return_dict_in_generate": True, "output_scores": True, "output_logits": 
 TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
-
-
-@pytest.fixture(scope="module")
-def path(checkpoint: MakeCheckpoint) -> Path:
-    return checkpoint(original=ORIGINAL)
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Phi3ForCausalLM:
-    return Phi3ForCausalLM.from_pretrained(path)
-
-
-@pytest.fixture(scope="module")
-def oracle(path: Path) -> Any:
-    return oracle_model(path)
 
 
 def assert_close(ours: Any, theirs: Any) -> None:

@@ -20,7 +20,7 @@ from phi3svc.api.stopping import StopStrings
 from phi3svc.engine.core import EngineCore
 from phi3svc.errors import InvalidRequest
 from phi3svc.text import tokenizer as text_tokenizer
-from tests.api.generating import left_padded, oracle_model, prompt
+from tests.api.generating import left_padded, prompt
 from tests.model.checkpoints import write_tokenizer
 from tests.model.conftest import MakeCheckpoint
 
@@ -28,16 +28,6 @@ from tests.model.conftest import MakeCheckpoint
 @pytest.fixture(scope="module")
 def path(checkpoint: MakeCheckpoint) -> Path:
     return checkpoint()
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Phi3ForCausalLM:
-    return Phi3ForCausalLM.from_pretrained(path)
-
-
-@pytest.fixture(scope="module")
-def oracle(path: Path) -> Any:
-    return oracle_model(path)
 
 
 @pytest.fixture(scope="module")

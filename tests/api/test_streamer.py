@@ -23,11 +23,6 @@ def path(checkpoint: MakeCheckpoint) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(path: Path) -> Phi3ForCausalLM:
-    return Phi3ForCausalLM.from_pretrained(path)
-
-
-@pytest.fixture(scope="module")
 def tokenizer(path: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(path)
 
