@@ -9,13 +9,12 @@ and tells where a tensor lies, so that `model/weights.py` can read it without ma
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3svc.config.conversion import transformers_command
 from phi3svc.config.files import open_file
 from phi3svc.config.json_file import Fields, parse_json_object, read_json_object
 from phi3svc.errors import ConfigError
@@ -204,12 +203,12 @@ def _no_weights(path: Path) -> str:
     pickled = next((f.name for p in PICKLED for f in sorted(path.glob(p))), None)
     if pickled is None:
         return f"{path}: has neither {SINGLE_FILE} nor {INDEX_FILE}"
-    code = (
-        f"import transformers as t; p = {json.dumps(str(path))}; "
+    command = transformers_command(
+        path,
         "name = t.AutoConfig.from_pretrained(p).architectures[0]; "
-        'getattr(t, name).from_pretrained(p, dtype="auto").save_pretrained(p)'
+        'getattr(t, name).from_pretrained(p, dtype="auto").save_pretrained(p)',
     )
     return (
         f"{path}: has only pickled weights ({pickled}), which are never loaded; convert them with: "
-        f"python -c {shlex.quote(code)}"
+        f"{command}"
     )

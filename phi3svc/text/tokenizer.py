@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +13,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from phi3svc.config.checkpoint import tokenizer_file
+from phi3svc.config.conversion import transformers_command
 from phi3svc.config.files import read_file
 from phi3svc.errors import ConfigError, InvalidRequest
 from phi3svc.text.backend import component, fails_as, load_backend
@@ -161,9 +160,6 @@ def _with_offsets(encoding: tokenizers.Encoding) -> tuple[list[int], list[Span |
 def _no_tokenizer(file: Path) -> str:
     message = f"{file}: no such file; it decides the tokens"
     if any((file.parent / name).exists() for name in ("tokenizer.model", "vocab.json")):
-        code = (
-            f"import transformers as t; p = {json.dumps(str(file.parent))}; "
-            "t.AutoTokenizer.from_pretrained(p).save_pretrained(p)"
-        )
-        message += f"; make it with: python -c {shlex.quote(code)}"
+        statement = "t.AutoTokenizer.from_pretrained(p).save_pretrained(p)"
+        message += f"; make it with: {transformers_command(file.parent, statement)}"
     return message
