@@ -19,7 +19,11 @@ from phi3svc.engine.async_engine import LoadStatus
 
 
 class LoadProgress:
-    """A context manager; call it with every LoadStatus. Writes to standard error."""
+    """A context manager; call it with every LoadStatus. Writes to standard error.
+
+    Until the first one the terminal is the hub client's, which shows its own bars: rich takes
+    standard error for itself, and would hold them back.
+    """
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -34,7 +38,6 @@ class LoadProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
@@ -50,6 +53,8 @@ class LoadProgress:
         self._bars.stop()
 
     def __call__(self, status: LoadStatus) -> None:
+        if not self._tasks:
+            self._bars.start()
         if status.model not in self._tasks:
             self._tasks[status.model] = self._bars.add_task(status.model, total=status.total)
             if not self._console.is_terminal:
