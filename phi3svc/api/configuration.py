@@ -47,7 +47,10 @@ _FREE = (
     *("pad_token_id", "bos_token_id", "eos_token_ids"),
 )
 
-_NOT_IN_FILES = ("architecture", "task", "rope", "eos_token_ids", "labels", "generation", "small")
+_NOT_IN_FILES = (
+    *("architecture", "task", "rope", "eos_token_ids", "labels", "generation", "small"),
+    "quantization",
+)
 
 
 class Phi3Config(model.Phi3Config):

@@ -7,12 +7,13 @@ is bounded before anything is computed from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from phi3svc.config.generation_defaults import GenerationDefaults
 from phi3svc.config.json_file import Fields, read_json_object
+from phi3svc.config.quantization import Quantization, read_quantization
 from phi3svc.config.rope import RopeConfig
 from phi3svc.config.tensors import first_float_dtype
 from phi3svc.errors import ConfigError
@@ -68,7 +69,8 @@ class Phi3Config:
     which no model can emit. labels: a classifier's, by id. task: what the architecture is for; a
     network may carry other heads besides. use_cache: whether the Python API's `forward` returns its
     cache unless told. initializer_range: deviation of random weights. small: of a Phi-3-small only;
-    its norms are layer norms and its projections have biases.
+    its norms are layer norms and its projections have biases. quantization: what the checkpoint's
+    weights were quantized to; `dtype` is then that of the others.
     """
 
     model_type: str
@@ -98,6 +100,7 @@ class Phi3Config:
     initializer_range: float = 0.02
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     small: Phi3SmallSettings | None = None
+    quantization: Quantization | None = None
 
     @classmethod
     def from_dir(cls, path: Path) -> Phi3Config:
@@ -126,15 +129,14 @@ class Phi3Config:
         """
         fields = Fields(config, f"{folder}config.json")
         model_type = fields.choice("model_type", ("phi3", "phi3small"))
-        if config.get("quantization_config") is not None:
-            fields.fail("quantization_config", "none: quantized checkpoints are not supported")
+        quantization = read_quantization(fields)
         generation = Fields(generation_config or {}, f"{folder}generation_config.json")
         # Imported here: they build what this class is.
         if model_type == "phi3small":
             from phi3svc.config.phi3small import read_phi3small as read
         else:
             from phi3svc.config.phi3 import read_phi3 as read
-        result = read(fields, generation)
+        result = replace(read(fields, generation), quantization=quantization)
         if result.num_params > MAX_PARAMS:
             raise ConfigError(
                 f"{fields.where}: the sizes make {result.num_params:.3g} parameters; "

@@ -225,7 +225,7 @@ ABSURD: dict[str, dict[str, Any]] = {
     "architectures is []": mini(architectures=[]),
     "architectures is [{}]": mini(architectures=[{}]),
     "hidden_act is 'gegelu'": mini(hidden_act="gegelu"),
-    "quantization_config is": mini(quantization_config={"quant_method": "awq"}),
+    "quantization_config.quant_method is": mini(quantization_config={"quant_method": "awq"}),
     "num_attention_heads is 31": mini(num_attention_heads=31, num_key_value_heads=31),
     "num_key_value_heads is 5": mini(num_key_value_heads=5),
     "num_key_value_heads is 64": mini(num_key_value_heads=64),

@@ -1,0 +1,110 @@
+"""How weights are quantized: the schemes there are, and the one that a config.json names.
+
+In config.json a quantized checkpoint of this project says, as those of other methods do,
+
+    "quantization_config": {
+        "quant_method": "phi3svc", "bits": 4, "group_size": 32, "symmetric": false
+    }
+
+or {"quant_method": "phi3svc", "bits": 8}. Which format each weight has in the end is in its file,
+as sensitive ones keep more bits: `model/quantization.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from phi3svc.config.json_file import Fields
+from phi3svc.errors import ConfigError
+
+QUANT_METHOD = "phi3svc"
+GROUP_SIZES = (32, 128)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What linear weights are rounded to; everything else stays as it is.
+
+    bits: 8, a scale per row; or 4, a scale per row and a small integer one per group of
+    `group_size` weights along the input. is_symmetric: without it, a group of 4 bits has a zero of
+    its own, so that its range need not be centred. 8 bits know neither.
+    """
+
+    bits: int
+    group_size: int = 32
+    is_symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ConfigError(f"bits={self.bits}: must be 4 or 8")
+        if self.group_size not in GROUP_SIZES:
+            sizes = " or ".join(map(str, GROUP_SIZES))
+            raise ConfigError(f"group_size={self.group_size}: must be {sizes}")
+        if self.bits == 8 and (self.group_size, self.is_symmetric) != (32, False):
+            raise ConfigError("bits=8: has neither group_size nor symmetric, which are of 4 bits")
+
+    @classmethod
+    def of(cls, name: str) -> Quantization | None:
+        """The scheme that `name` stands for: "int8", "int4" or a format like "int4-g128-min".
+
+        None for other names.
+        """
+        return _BY_NAME.get(name)
+
+    @property
+    def dtype(self) -> str:
+        """As `--dtype` has it."""
+        return f"int{self.bits}"
+
+    @property
+    def format(self) -> str:
+        """The weight format of `ops.pack_linear`."""
+        if self.bits == 8:
+            return "int8"
+        return f"int4-g{self.group_size}" + ("" if self.is_symmetric else "-min")
+
+    def to_json(self) -> dict[str, object]:
+        """The quantization_config of a config.json."""
+        record: dict[str, object] = {"quant_method": QUANT_METHOD, "bits": self.bits}
+        if self.bits == 4:
+            record |= {"group_size": self.group_size, "symmetric": self.is_symmetric}
+        return record
+
+
+_BY_NAME = {"int8": Quantization(8), "int4": Quantization(4)} | {
+    scheme.format: scheme
+    for group_size in GROUP_SIZES
+    for is_symmetric in (False, True)
+    for scheme in (Quantization(4, group_size, is_symmetric),)
+}
+
+
+def read_quantization(fields: Fields) -> Quantization | None:
+    """What a config.json's quantization_config says, None where it has none.
+
+    ConfigError for a method of others, naming it.
+    """
+    values = fields.object("quantization_config")
+    if values is None:
+        return None
+    own = Fields(values, fields.where, "quantization_config.")
+    if values.get("quant_method") != QUANT_METHOD:
+        own.fail("quant_method", f"{QUANT_METHOD}; what other methods quantized is not loaded")
+    bits = own.integer("bits", 4, 8)
+    if bits == 8:
+        return Quantization(8)
+    if bits != 4:
+        own.fail("bits", "4 or 8")
+    group_size = own.integer("group_size", 32, 128)
+    if group_size not in GROUP_SIZES:
+        own.fail("group_size", " or ".join(map(str, GROUP_SIZES)))
+    return Quantization(4, group_size, own.flag("symmetric", False))
+
+
+def check_dtype(dtype: str, stored: Quantization, where: str) -> None:
+    """Raises ConfigError if `dtype` asks of a quantized checkpoint what it does not hold."""
+    if dtype not in ("auto", stored.dtype, stored.format):
+        raise ConfigError(
+            f"{where}: dtype={dtype!r}: the checkpoint is quantized to {stored.format}; use auto, "
+            "or the checkpoint that it was made from"
+        )

@@ -1,0 +1,82 @@
+"""Quantization schemes: their names, what config.json says of them, and what it may not say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from phi3svc.config.json_file import Fields
+from phi3svc.config.quantization import Quantization, check_dtype, read_quantization
+from phi3svc.errors import ConfigError
+
+INT8 = Quantization(8)
+SCHEMES = {
+    "int8": INT8,
+    "int4-g32": Quantization(4, 32, is_symmetric=True),
+    "int4-g32-min": Quantization(4),
+    "int4-g128": Quantization(4, 128, is_symmetric=True),
+    "int4-g128-min": Quantization(4, 128),
+}
+
+
+def read(value: object) -> Quantization | None:
+    return read_quantization(Fields({"quantization_config": value}, "config.json"))
+
+
+@pytest.mark.parametrize(("name", "scheme"), SCHEMES.items())
+def test_a_scheme_has_one_name_and_one_record(name: str, scheme: Quantization) -> None:
+    assert scheme.format == name
+    assert Quantization.of(name) == scheme
+    assert read(scheme.to_json()) == scheme
+
+
+def test_int4_alone_is_the_best_of_them() -> None:
+    assert Quantization.of("int4") == SCHEMES["int4-g32-min"]
+    assert Quantization.of("bfloat16") is None
+
+
+def test_a_config_without_it_is_not_quantized() -> None:
+    assert read(None) is None
+
+
+def ours(**fields: Any) -> dict[str, Any]:
+    return {"quant_method": "phi3svc", **fields}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("int8", "quantization_config is 'int8'"),
+        ({}, "quantization_config.quant_method is missing"),
+        ({"quant_method": "awq", "bits": 4}, "quantization_config.quant_method is 'awq'"),
+        (ours(), "quantization_config.bits is missing"),
+        (ours(bits=6), "quantization_config.bits is 6"),
+        (ours(bits="8"), "quantization_config.bits is '8'"),
+        (ours(bits=4), "quantization_config.group_size is missing"),
+        (ours(bits=4, group_size=64), "quantization_config.group_size is 64"),
+        (ours(bits=4, group_size=32, symmetric=1), "quantization_config.symmetric is 1"),
+    ],
+)
+def test_what_config_json_may_not_say_is_named(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(value)
+    assert str(caught.value).startswith(f"config.json: {message}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"bits": 5}, {"bits": 4, "group_size": 64}, {"bits": 8, "group_size": 128}],
+    ids=str,
+)
+def test_schemes_that_do_not_exist_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"bits=|group_size="):
+        Quantization(**fields)
+
+
+def test_a_quantized_checkpoint_is_served_as_it_is() -> None:
+    for dtype in ("auto", "int4", "int4-g128"):
+        check_dtype(dtype, SCHEMES["int4-g128"], "model/")
+    for dtype in ("float32", "bfloat16", "int8", "int4-g32-min"):
+        with pytest.raises(ConfigError, match=f"dtype='{dtype}'.*quantized to int4-g128"):
+            check_dtype(dtype, SCHEMES["int4-g128"], "model/")
