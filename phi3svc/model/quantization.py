@@ -1,0 +1,55 @@
+"""Which weights keep more bits than was asked for: those that lose too much in fewer.
+
+The measure is a row's RMS error over its mean |weight|. A single weight hardly moves the mean, so
+where one sets the scale of its whole row, and leaves few steps to the others, this shows; over the
+row's own norm, which such a weight makes large, it would not. Phi-3-mini has rows like that: six
+weights of layers 2 and 4's down_proj, about a hundred times the rest (Yu et al. 2024,
+arXiv 2411.07191), cost their rows 0.2 to 0.3, in 8 bits as well as in 4.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from phi3svc.config.quantization import Quantization
+from phi3svc.model.heads import EMBEDDING, LM_HEAD, SCORE
+
+MAX_ROW_ERROR = {
+    "int4-g32-min": 0.20,
+    "int4-g32": 0.22,
+    "int4-g128-min": 0.24,
+    "int4-g128": 0.26,
+    "int8": 0.10,
+}
+"""The worst row's error that is still accepted in a format.
+
+In 4 bits, twice the 0.10 to 0.13 of normally distributed weights: a bit is lost. In 8 bits, which
+cost those 0.01, what 4 bits cost: a row may be no worse off than it would be in half the space,
+which it is from a weight of some 35 deviations on.
+"""
+
+
+def first_format(name: str, format: str) -> str:
+    """What to try first for the weight `name` of a network that is to be in `format`.
+
+    Logits are where an error meets no layer that could average it out: in 4 bits the head alone
+    costs the embedded model as many changed tokens as all of its other weights together
+    (tests/bench/results/quality.md), so it gets 8. A classifier's few rows are left alone.
+    """
+    if Quantization.of(format) is None:
+        return format
+    if name == SCORE:
+        return "bfloat16"
+    # The embedding is packed only where it is the head as well.
+    return "int8" if name in (LM_HEAD, EMBEDDING) else format
+
+
+def choose_format(format: str, row_errors: Tensor) -> str:
+    """The format for a weight that in `format` has `row_errors`, float32 [n].
+
+    That is `format`, or the next one in int4, int8, bfloat16 if a row loses more than
+    `MAX_ROW_ERROR`, or is not finite.
+    """
+    if float(row_errors.max()) <= MAX_ROW_ERROR[format]:  # false of NaN
+        return format
+    return "bfloat16" if format == "int8" else "int8"
