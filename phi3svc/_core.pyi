@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+_Packed = Tensor | tuple[Tensor, str, int]
+
 class Error(ValueError): ...
 
 class Run:
@@ -18,16 +20,21 @@ class Program:
     def start(self, after: Run | None = None) -> Run: ...
 
 def end_on(token_ids: Tensor, end_ids: Tensor) -> None: ...
-def pack_linear(weight: Tensor, out: Tensor) -> None: ...
-def pack_gate_up(weight: Tensor, out: Tensor) -> None: ...
+def pack_linear(weight: Tensor, out: _Packed, row_errors: Tensor | None = None) -> None: ...
+def pack_gate_up(weight: Tensor, out: _Packed, row_errors: Tensor | None = None) -> None: ...
+def unpack_linear(packed: _Packed, out: Tensor) -> None: ...
+def unpack_gate_up(packed: _Packed, out: Tensor) -> None: ...
+def quantize(x: Tensor, out: Tensor) -> None: ...
+def packed_panel_bytes(format: str, in_features: int) -> int: ...
+def quantized_row_bytes(in_features: int) -> int: ...
 def embedding(
-    token_ids: Tensor, table: Tensor, out: Tensor, *, vocab_size: int, scale: float = 1.0
+    token_ids: Tensor, table: _Packed, out: Tensor, *, vocab_size: int, scale: float = 1.0
 ) -> None: ...
 def rms_norm(h: Tensor, weight: Tensor, out: Tensor, *, eps: float) -> None: ...
 def layer_norm(h: Tensor, weight: Tensor, bias: Tensor, out: Tensor, *, eps: float) -> None: ...
 def qkv_rope(
     x: Tensor,
-    weight: Tensor,
+    weight: _Packed,
     positions: Tensor,
     rope_sets: Tensor,
     rope_table: Tensor,
@@ -56,7 +63,7 @@ def attention(
 ) -> None: ...
 def linear(
     x: Tensor,
-    weight: Tensor,
+    weight: _Packed,
     out: Tensor,
     bias: Tensor | None = None,
     *,
@@ -64,20 +71,21 @@ def linear(
 ) -> None: ...
 def mlp(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: _Packed,
+    down: _Packed,
     act: Tensor,
     h: Tensor,
     gate_up_bias: Tensor | None = None,
     down_bias: Tensor | None = None,
     *,
     gegelu_limit: float | None = None,
+    quantized_act: Tensor | None = None,
 ) -> None: ...
 def lm_head(
     h: Tensor,
     rows: Tensor,
     norm_weight: Tensor,
-    weight: Tensor,
+    weight: _Packed,
     normed: Tensor,
     logits: Tensor,
     norm_bias: Tensor | None = None,
@@ -90,7 +98,7 @@ def classify_head(
     h: Tensor,
     rows: Tensor,
     norm_weight: Tensor,
-    weight: Tensor,
+    weight: _Packed,
     bias: Tensor | None,
     normed: Tensor,
     scores: Tensor,

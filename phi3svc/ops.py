@@ -20,11 +20,13 @@ positions) counts when it runs, and is checked then. It belongs to one thread at
 Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
 of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,
 P = 16 tokens per page, M pages per block table. A is the model's dtype, float32 or bfloat16. Row
-tensors (`h`, `x`, logits) may have any row stride; everything else is contiguous.
+tensors (`h`, `x`, logits) may have any row stride; everything else is contiguous. A weight of an
+integer format meets activations that are quantized: int8 rows as `quantize` makes them.
 
 All sums are accumulated in float32 in an order that depends on the model's shape alone, and are
-rounded once. So the bits of a row depend neither on the other rows of the call, nor on how a prompt
-was cut into calls, on page ids or on the number of threads. They do depend on the ISA.
+rounded once; sums of integers are exact. So the bits of a row depend neither on the other rows of
+the call, nor on how a prompt was cut into calls, on page ids, on the number of threads or on the
+ISA. (Of bfloat16 weights and keys, the avx512_bf16 kernels take numbers below 1e-38 for 0.)
 
 Sources: Phi3 in transformers (`modeling_phi3.py`) unless a docstring names another; what is off
 unless asked for is there for Phi-3-small (Microsoft's `modeling_phi3_small.py`).
@@ -32,6 +34,7 @@ unless asked for is there for Phi-3-small (Microsoft's `modeling_phi3_small.py`)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,7 +55,9 @@ from phi3svc._core import (
 )
 
 __all__ = [
+    "PACKED_LAYOUT_VERSION",
     "PAGE_SIZE",
+    "WEIGHT_FORMATS",
     "Biases",
     "BlockSparse",
     "Error",
@@ -77,15 +82,34 @@ __all__ = [
     "num_threads",
     "pack_gate_up",
     "pack_linear",
+    "packed_shape",
     "qkv_rope",
+    "quantize",
+    "quantized_row_bytes",
     "rms_norm",
     "sample",
     "set_isa",
     "set_num_threads",
+    "unpack_gate_up",
+    "unpack_linear",
 ]
 
 PAGE_SIZE: Final = 16
 """P: tokens per KV page."""
+
+WEIGHT_FORMATS: Final = (
+    "float32",
+    "bfloat16",
+    "int8",
+    "int4-g32",
+    "int4-g32-min",
+    "int4-g128",
+    "int4-g128-min",
+)
+"""How a packed weight may be stored."""
+
+PACKED_LAYOUT_VERSION: Final = 1
+"""Grows when the same weight is packed into other bytes."""
 
 _PANEL_ROWS: Final = 16
 
@@ -95,40 +119,104 @@ class PackedLinear:
     """A weight [out_features, in_features] rearranged into panels of 16 output rows.
 
     data: float32 [ceil(out/16), in, 16]; bfloat16 [ceil(out/16), ceil(in/2), 16, 2], pairs along
-    the input so that one 32-bit lane holds both. Padding is zero.
+    the input so that one 32-bit lane holds both; for the integer formats uint8 [ceil(out/16), bytes
+    of a panel]. Padding is zero. csrc/core/weight_format.h says what each byte means; all ISAs read
+    the same.
     """
 
     data: Tensor
     out_features: int
     in_features: int
+    format: str
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.data.dtype
+    def is_integer(self) -> bool:
+        """Whether it meets quantized rows, see `quantize`."""
+        return not self.data.is_floating_point()
 
     @property
     def device(self) -> torch.device:
         return self.data.device
 
-
-def pack_linear(weight: Tensor) -> PackedLinear:
-    """Pack `weight` A [n, k] for `linear`, `qkv_rope`, `mlp` (down), the heads and `embedding`."""
-    out_features, in_features = weight.shape
-    data = _empty_panels(weight, _num_panels(out_features))
-    _core.pack_linear(weight, data)
-    return PackedLinear(data, out_features, in_features)
+    @property
+    def _argument(self) -> Tensor | tuple[Tensor, str, int]:
+        return (self.data, self.format, self.in_features) if self.is_integer else self.data
 
 
-def pack_gate_up(weight: Tensor) -> PackedLinear:
-    """Pack the fused `weight` A [2F, E], rows [gate | up], for `mlp` alone.
+def packed_shape(
+    out_features: int, in_features: int, format: str, is_gate_up: bool = False
+) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and dtype of a packed weight's data."""
+    if is_gate_up:
+        num_panels = 2 * _num_panels(out_features // 2)
+    else:
+        num_panels = _num_panels(out_features)
+    if format == "float32":
+        return (num_panels, in_features, _PANEL_ROWS), torch.float32
+    if format == "bfloat16":
+        return (num_panels, (in_features + 1) // 2, _PANEL_ROWS, 2), torch.bfloat16
+    return (num_panels, _core.packed_panel_bytes(format, in_features)), torch.uint8
+
+
+def pack_linear(
+    weight: Tensor,
+    format: str | None = None,
+    out: Tensor | None = None,
+    row_errors: Tensor | None = None,
+) -> PackedLinear:
+    """Pack `weight` A [n, k] for `linear`, `qkv_rope`, `mlp` (down), the heads and `embedding`.
+
+    format: one of WEIGHT_FORMATS, of the float ones only A; A if None. An integer format stores
+    int8: scale · v per row, scale = max|w| / 127; or int4: scale · (q - z) · S with q in 0..15, and
+    S and z per group of 32 or 128 columns (Lin et al. 2024, arXiv 2405.04532), z 8 unless the
+    format ends in "-min". out: memory to pack into, of `packed_shape`. row_errors: float32 [n], for
+    integer formats: the root mean square of what the stored weights of a row differ by, over its
+    mean |weight|.
+    """
+    return _pack(_core.pack_linear, weight, format, out, row_errors, is_gate_up=False)
+
+
+def pack_gate_up(
+    weight: Tensor,
+    format: str | None = None,
+    out: Tensor | None = None,
+    row_errors: Tensor | None = None,
+) -> PackedLinear:
+    """Pack the fused `weight` A [2F, E], rows [gate | up], for `mlp` alone; else as `pack_linear`.
 
     Panels alternate between 16 gate rows and their 16 up rows, each half padded by itself, so that
     SwiGLU happens in registers: 2·ceil(F/16) panels.
     """
-    out_features, in_features = weight.shape
-    data = _empty_panels(weight, 2 * _num_panels(out_features // 2))
-    _core.pack_gate_up(weight, data)
-    return PackedLinear(data, out_features, in_features)
+    return _pack(_core.pack_gate_up, weight, format, out, row_errors, is_gate_up=True)
+
+
+def unpack_linear(packed: PackedLinear) -> Tensor:
+    """The weights that `packed` stands for: float32 [n, k]."""
+    out = torch.empty(packed.out_features, packed.in_features, device=packed.device)
+    _core.unpack_linear(packed._argument, out)
+    return out
+
+
+def unpack_gate_up(packed: PackedLinear) -> Tensor:
+    """The weights that `packed` stands for, rows [gate | up]: float32 [2F, E]."""
+    out = torch.empty(packed.out_features, packed.in_features, device=packed.device)
+    _core.unpack_gate_up(packed._argument, out)
+    return out
+
+
+def quantized_row_bytes(in_features: int) -> int:
+    """Bytes of a quantized row of so many numbers: its scale and sum, and the padded numbers."""
+    return _core.quantized_row_bytes(in_features)
+
+
+def quantize(x: Tensor, out: Tensor) -> None:
+    """Rows of activations as what meets a weight of an integer format.
+
+    Each row gets a scale, max|x| / 127, and the numbers round(x / scale), ties to even. A row that
+    is not finite has scale NaN, so that all that is made of it is NaN. x: A [T, k]; out: int8 [T,
+    quantized_row_bytes(k)].
+    """
+    _core.quantize(x, out)
 
 
 def kv_cache_shapes(
@@ -160,7 +248,7 @@ def embedding(
     positive, the embedding multiplier of muP (Yang et al. 2022).
     """
     if isinstance(table, PackedLinear):
-        _core.embedding(token_ids, table.data, out, vocab_size=table.out_features, scale=scale)
+        _core.embedding(token_ids, table._argument, out, vocab_size=table.out_features, scale=scale)
     else:
         _core.embedding(token_ids, table, out, vocab_size=table.shape[0], scale=scale)
 
@@ -177,7 +265,7 @@ def end_on(token_ids: Tensor, end_ids: Tensor) -> None:
 def rms_norm(h: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     """out = h / sqrt(mean(h²) + eps) · weight, per row (Zhang and Sennrich 2019).
 
-    h: float32 [T, E]; weight: A [E]; out: A [T, E].
+    h: float32 [T, E]; weight: A [E]; out: A [T, E], or quantized rows (int8).
     """
     _core.rms_norm(h, weight, out, eps=eps)
 
@@ -186,7 +274,7 @@ def layer_norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor)
     """out = (h - mean) / sqrt(var + eps) · weight + bias, per row (Ba et al. 2016).
 
     var is the biased variance, mean((h - mean)²). h: float32 [T, E]; weight, bias: A [E]; out:
-    A [T, E].
+    A [T, E], or quantized rows (int8).
     """
     _core.layer_norm(h, weight, bias, out, eps=eps)
 
@@ -211,7 +299,7 @@ def qkv_rope(
     first R dims of every head: (a, b) = (y[i], y[i + R/2]) → (a·cos - b·sin, b·cos + a·sin). Dims
     from R on pass through.
 
-    x: A [T, E]; weight: rows q|k|v, [(H + 2K)·D, E]; positions: int32 [T], each below max_pos;
+    x: A [T, E], quantized if the weight is; weight: rows q|k|v, [(H + 2K)·D, E]; positions: int32 [T], each below max_pos;
     rope_sets: int32 [T], which of the S factor sets a token's sequence uses (0 short, 1 long);
     rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin), LongRoPE's attention factor folded in;
     slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
@@ -223,7 +311,7 @@ def qkv_rope(
     """
     _core.qkv_rope(
         x,
-        weight.data,
+        weight._argument,
         positions,
         rope_sets,
         rope_table,
@@ -310,10 +398,10 @@ def linear(
 ) -> None:
     """out = x Wᵀ + bias, or out += x Wᵀ + bias.
 
-    x: A [T, k]; weight: [n, k]; bias: A [n]; out: A or float32 [T, n]. `accumulate` is the residual
+    x: A [T, k], quantized if the weight is; weight: [n, k]; bias: A [n]; out: A or float32 [T, n]. `accumulate` is the residual
     add and needs a float32 out.
     """
-    _core.linear(x, weight.data, out, bias, accumulate=accumulate)
+    _core.linear(x, weight._argument, out, bias, accumulate=accumulate)
 
 
 def mlp(
@@ -325,6 +413,7 @@ def mlp(
     gate_up_bias: Tensor | None = None,
     down_bias: Tensor | None = None,
     gegelu_limit: float | None = None,
+    quantized_act: Tensor | None = None,
 ) -> None:
     """h += (silu(gate) · up) Wdᵀ + down_bias with gate|up = x Wguᵀ + gate_up_bias.
 
@@ -332,12 +421,21 @@ def mlp(
     a · sigmoid(1.702 a) · (b + 1), where a = min(gate, limit) and b = up between -limit and limit;
     values that are infinite are not limited.
 
-    x: A [T, E]; gate_up: from `pack_gate_up`, [2F, E]; down: [E, F]; act: A [T, F], a workspace
-    that holds the activation afterwards; h: float32 [T, E], the residual stream; gate_up_bias:
-    A [2F], gate | up; down_bias: A [E]; gegelu_limit: above 0, infinity for none.
+    x: A [T, E], quantized if gate_up is; gate_up: from `pack_gate_up`, [2F, E]; down: [E, F]; act:
+    A [T, F], a workspace that holds the activation afterwards; h: float32 [T, E], the residual
+    stream; gate_up_bias: A [2F], gate | up; down_bias: A [E]; gegelu_limit: above 0, infinity for
+    none; quantized_act: quantized rows of F, a workspace for a down of an integer format.
     """
     _core.mlp(
-        x, gate_up.data, down.data, act, h, gate_up_bias, down_bias, gegelu_limit=gegelu_limit
+        x,
+        gate_up._argument,
+        down._argument,
+        act,
+        h,
+        gate_up_bias,
+        down_bias,
+        gegelu_limit=gegelu_limit,
+        quantized_act=quantized_act,
     )
 
 
@@ -359,14 +457,14 @@ def lm_head(
     logit is -inf.
 
     h: float32 [T, E]; rows: int32 [n], each in 0..T-1; norm_weight, norm_bias: A [E]; weight:
-    [V, E]; normed: A [n, E], a workspace; logits: float32 [n, V]; bias: A [V]; scale: finite and
+    [V, E]; normed: A [n, E], a workspace, quantized if the weight is; logits: float32 [n, V]; bias: A [V]; scale: finite and
     positive.
     """
     _core.lm_head(
         h,
         rows,
         norm_weight,
-        weight.data,
+        weight._argument,
         normed,
         logits,
         norm_bias,
@@ -393,7 +491,9 @@ def classify_head(
     weight: [C, E]; bias: A [C]; normed: A [n, E], a workspace; scores: float32 [n, C], raw, before
     any softmax.
     """
-    _core.classify_head(h, rows, norm_weight, weight.data, bias, normed, scores, norm_bias, eps=eps)
+    _core.classify_head(
+        h, rows, norm_weight, weight._argument, bias, normed, scores, norm_bias, eps=eps
+    )
 
 
 @dataclass(frozen=True)
@@ -524,10 +624,18 @@ def _num_panels(num_rows: int) -> int:
     return -(-num_rows // _PANEL_ROWS)
 
 
-def _empty_panels(weight: Tensor, num_panels: int) -> Tensor:
-    in_features = weight.shape[1]
-    if weight.dtype == torch.float32:
-        shape: tuple[int, ...] = (num_panels, in_features, _PANEL_ROWS)
-    else:
-        shape = (num_panels, -(-in_features // 2), _PANEL_ROWS, 2)
-    return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+def _pack(
+    pack: Callable[..., None],
+    weight: Tensor,
+    format: str | None,
+    out: Tensor | None,
+    row_errors: Tensor | None,
+    is_gate_up: bool,
+) -> PackedLinear:
+    format = format or str(weight.dtype).removeprefix("torch.")
+    if out is None:
+        shape, dtype = packed_shape(*weight.shape, format, is_gate_up)
+        out = torch.empty(shape, dtype=dtype, device=weight.device)
+    packed = PackedLinear(out, *weight.shape, format)
+    pack(weight, packed._argument, row_errors)
+    return packed

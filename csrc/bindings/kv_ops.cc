@@ -53,7 +53,7 @@ void register_kv_ops(py::module_& module) {
          py::handle bias) {
         Arguments arguments("qkv_rope");
         const auto x_view = arguments.input("x", x);
-        const auto weight_view = arguments.input("weight", weight);
+        const auto weight_view = arguments.packed("weight", weight);
         const auto positions_view = arguments.input("positions", positions);
         const auto rope_sets_view = arguments.input("rope_sets", rope_sets);
         const auto rope_table_view = arguments.input("rope_table", rope_table);

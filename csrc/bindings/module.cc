@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, module) {
   phi3::bindings::register_errors(module);
   phi3::bindings::register_kv_ops(module);
   phi3::bindings::register_ops(module);
+  phi3::bindings::register_packing(module);
   phi3::bindings::register_program(module);
   phi3::bindings::register_runtime(module);
   phi3::bindings::register_sampling(module);

@@ -10,7 +10,6 @@
 #include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/mlp.h"
-#include "ops/pack.h"
 #include "ops/rms_norm.h"
 
 namespace py = pybind11;
@@ -21,30 +20,6 @@ namespace phi3::bindings {
 // `Arguments`, declared first, gives tensors back after the GIL is held again.
 void register_ops(py::module_& module) {
   module.def(
-      "pack_linear",
-      [](py::handle weight, py::handle out) {
-        Arguments arguments("pack_linear");
-        const auto weight_view = arguments.input("weight", weight);
-        const auto out_view = arguments.output("out", out);
-        const py::gil_scoped_release release;
-        ops::pack_linear(weight_view, out_view);
-      },
-      py::arg("weight"),
-      py::arg("out"),
-      "Packs a weight [n, k] into 16-row panels.");
-  module.def(
-      "pack_gate_up",
-      [](py::handle weight, py::handle out) {
-        Arguments arguments("pack_gate_up");
-        const auto weight_view = arguments.input("weight", weight);
-        const auto out_view = arguments.output("out", out);
-        const py::gil_scoped_release release;
-        ops::pack_gate_up(weight_view, out_view);
-      },
-      py::arg("weight"),
-      py::arg("out"),
-      "Packs the rows [gate|up] of an MLP into alternating panels.");
-  module.def(
       "embedding",
       [](py::handle token_ids,
          py::handle table,
@@ -53,7 +28,7 @@ void register_ops(py::module_& module) {
          float scale) {
         Arguments arguments("embedding");
         const auto token_ids_view = arguments.input("token_ids", token_ids);
-        const auto table_view = arguments.input("table", table);
+        const auto table_view = arguments.packed("table", table);
         const auto out_view = arguments.output("out", out);
         const py::gil_scoped_release release;
         ops::embedding(token_ids_view, table_view, out_view, vocab_size, scale);
@@ -104,7 +79,7 @@ void register_ops(py::module_& module) {
       [](py::handle x, py::handle weight, py::handle out, py::handle bias, bool accumulate) {
         Arguments arguments("linear");
         const auto x_view = arguments.input("x", x);
-        const auto weight_view = arguments.input("weight", weight);
+        const auto weight_view = arguments.packed("weight", weight);
         const auto out_view = arguments.output("out", out);
         const auto bias_view = arguments.optional_input("bias", bias);
         const py::gil_scoped_release release;
@@ -126,15 +101,17 @@ void register_ops(py::module_& module) {
          py::handle h,
          py::handle gate_up_bias,
          py::handle down_bias,
-         std::optional<float> gegelu_limit) {
+         std::optional<float> gegelu_limit,
+         py::handle quantized_act) {
         Arguments arguments("mlp");
         const auto x_view = arguments.input("x", x);
-        const auto gate_up_view = arguments.input("gate_up", gate_up);
-        const auto down_view = arguments.input("down", down);
+        const auto gate_up_view = arguments.packed("gate_up", gate_up);
+        const auto down_view = arguments.packed("down", down);
         const auto act_view = arguments.output("act", act);
         const auto h_view = arguments.output("h", h);
         const auto gate_up_bias_view = arguments.optional_input("gate_up_bias", gate_up_bias);
         const auto down_bias_view = arguments.optional_input("down_bias", down_bias);
+        const auto quantized_act_view = arguments.optional_output("quantized_act", quantized_act);
         const py::gil_scoped_release release;
         ops::mlp(x_view,
                  gate_up_view,
@@ -143,7 +120,8 @@ void register_ops(py::module_& module) {
                  h_view,
                  gate_up_bias_view,
                  down_bias_view,
-                 gegelu_limit);
+                 gegelu_limit,
+                 quantized_act_view);
       },
       py::arg("x"),
       py::arg("gate_up"),
@@ -154,6 +132,7 @@ void register_ops(py::module_& module) {
       py::arg("down_bias") = py::none(),
       py::kw_only(),
       py::arg("gegelu_limit") = py::none(),
+      py::arg("quantized_act") = py::none(),
       "Adds the gated MLP of x to h.");
   module.def(
       "lm_head",
@@ -171,7 +150,7 @@ void register_ops(py::module_& module) {
         const auto h_view = arguments.input("h", h);
         const auto rows_view = arguments.input("rows", rows);
         const auto norm_weight_view = arguments.input("norm_weight", norm_weight);
-        const auto weight_view = arguments.input("weight", weight);
+        const auto weight_view = arguments.packed("weight", weight);
         const auto normed_view = arguments.output("normed", normed);
         const auto logits_view = arguments.output("logits", logits);
         const auto norm_bias_view = arguments.optional_input("norm_bias", norm_bias);
@@ -215,7 +194,7 @@ void register_ops(py::module_& module) {
         const auto h_view = arguments.input("h", h);
         const auto rows_view = arguments.input("rows", rows);
         const auto norm_weight_view = arguments.input("norm_weight", norm_weight);
-        const auto weight_view = arguments.input("weight", weight);
+        const auto weight_view = arguments.packed("weight", weight);
         const auto bias_view = arguments.optional_input("bias", bias);
         const auto normed_view = arguments.output("normed", normed);
         const auto scores_view = arguments.output("scores", scores);

@@ -7,6 +7,7 @@ namespace phi3::bindings {
 
 void register_errors(pybind11::module_& module);
 void register_kv_ops(pybind11::module_& module);
+void register_packing(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
 void register_program(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);

@@ -20,6 +20,8 @@ bool to_dtype(dlpack::DataType type, DType& dtype) {
     dtype = DType::kBFloat16;
   } else if (type.code == 0 && type.bits == 8) {
     dtype = DType::kInt8;
+  } else if (type.code == 1 && type.bits == 8) {
+    dtype = DType::kUInt8;
   } else if (type.code == 0 && type.bits == 32) {
     dtype = DType::kInt32;
   } else if (type.code == 0 && type.bits == 64) {
@@ -112,6 +114,34 @@ TensorView Arguments::output(const char* name, py::handle object) {
   return convert(name, object, /*is_output=*/true);
 }
 
+std::optional<TensorView> Arguments::optional_output(const char* name, py::handle object) {
+  if (object.is_none()) return std::nullopt;
+  return convert(name, object, /*is_output=*/true);
+}
+
+PackedView Arguments::packed(const char* name, py::handle object) {
+  return convert_packed(name, object, /*is_output=*/false);
+}
+
+PackedView Arguments::packed_output(const char* name, py::handle object) {
+  return convert_packed(name, object, /*is_output=*/true);
+}
+
+PackedView Arguments::convert_packed(const char* name, py::handle object, bool is_output) {
+  if (!py::isinstance<py::tuple>(object)) return convert(name, object, is_output);
+  const auto parts = py::reinterpret_borrow<py::tuple>(object);
+  if (parts.size() != 3 || !py::isinstance<py::str>(parts[1]) ||
+      !py::isinstance<py::int_>(parts[2])) {
+    throw py::type_error(label(op_, name) + ": expected (tensor, format, columns)");
+  }
+  const auto stored = parts[1].cast<std::string>();
+  const TensorView view = convert(name, parts[0], is_output);
+  for (const WeightFormat format : kWeightFormats) {
+    if (stored == format_name(format)) return {view, format, parts[2].cast<std::int64_t>()};
+  }
+  fail(std::source_location::current(), op_, ": ", name, " has unknown format '", stored, "'");
+}
+
 TensorView Arguments::convert(const char* name, py::handle object, bool is_output) {
   if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(object.ptr()))) {
     dlpack::Tensor tensor{};
@@ -173,7 +203,7 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
              int{tensor.dtype.code},
              ", ",
              int{tensor.dtype.bits},
-             " bits), expected float32, bfloat16, int8, int32 or int64");
+             " bits), expected float32, bfloat16, int8, uint8, int32 or int64");
   PHI3_CHECK(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank,
              op_,
              ": ",

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "bindings/dlpack.h"
-#include "core/tensor_view.h"
+#include "ops/packed.h"
 
 namespace phi3::bindings {
 
@@ -28,10 +28,15 @@ class Arguments {
   TensorView input(const char* name, pybind11::handle object);
   std::optional<TensorView> optional_input(const char* name, pybind11::handle object);
   TensorView output(const char* name, pybind11::handle object);
+  std::optional<TensorView> optional_output(const char* name, pybind11::handle object);
+  // A packed weight: a tensor of floats, or (tensor, name of the format, columns).
+  PackedView packed(const char* name, pybind11::handle object);
+  PackedView packed_output(const char* name, pybind11::handle object);
 
  private:
   static constexpr std::size_t kMaxTensors = 24;
 
+  PackedView convert_packed(const char* name, pybind11::handle object, bool is_output);
   TensorView convert(const char* name, pybind11::handle object, bool is_output);
   TensorView borrow(const char* name, pybind11::handle object, bool is_output);
   TensorView view_of(const char* name, const dlpack::Tensor& tensor) const;

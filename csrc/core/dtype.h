@@ -6,7 +6,7 @@
 
 namespace phi3 {
 
-enum class DType : std::uint8_t { kFloat32, kBFloat16, kInt8, kInt32, kInt64 };
+enum class DType : std::uint8_t { kFloat32, kBFloat16, kInt8, kUInt8, kInt32, kInt64 };
 
 struct BFloat16 {
   std::uint16_t bits;
@@ -20,6 +20,7 @@ constexpr std::int64_t dtype_size(DType dtype) {
     case DType::kBFloat16:
       return 2;
     case DType::kInt8:
+    case DType::kUInt8:
       return 1;
     case DType::kInt64:
       return 8;
@@ -35,6 +36,8 @@ constexpr const char* dtype_name(DType dtype) {
       return "bfloat16";
     case DType::kInt8:
       return "int8";
+    case DType::kUInt8:
+      return "uint8";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:

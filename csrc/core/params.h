@@ -5,26 +5,37 @@
 // row. Row strides are in elements.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/weight_format.h"
 
 namespace phi3 {
 
-inline constexpr std::int64_t kPageSize = 16;   // tokens per KV page
-inline constexpr std::int64_t kPanelRows = 16;  // weight rows per packed panel
+inline constexpr std::int64_t kPageSize = 16;  // tokens per KV page
 inline constexpr std::int64_t kMaxHeadDim = 256;
 
-// Weight of n rows and k columns in ceil(n/16) panels, zero padded.
-// float32: [panels][k][16]; bfloat16: [panels][ceil(k/2)][16][2], pairs along k.
+// Weight of n rows and k columns in ceil(n/16) panels (for gate_up: alternating, see pack_gate_up).
 struct PackedWeight {
   const void* data;
   std::int64_t num_panels;
   std::int64_t in_features;  // k
+  WeightFormat format;
 
-  std::int64_t panel_elements(DType dtype) const {
-    const std::int64_t k = dtype == DType::kBFloat16 ? (in_features + 1) / 2 * 2 : in_features;
-    return k * kPanelRows;
+  const std::byte* panel(std::int64_t idx) const {
+    return static_cast<const std::byte*>(data) + idx * panel_bytes(format, in_features);
+  }
+};
+
+// Rows of activations: A, or what `quantize` makes of them where the weight's format is an integer
+// one.
+struct Rows {
+  const void* data;
+  std::int64_t stride;  // in bytes
+
+  const void* at(std::int64_t row) const {
+    return static_cast<const std::byte*>(data) + row * stride;
   }
 };
 
@@ -32,17 +43,33 @@ struct PackParams {
   DType dtype;
   const void* weight;  // A [n, k]
   std::int64_t weight_stride;
-  void* out;              // A, see PackedWeight
+  void* out;  // ceil(n/16) panels
+  WeightFormat format;
+  float* row_errors;         // [n]; null, or for integer formats, see pack_linear
+  std::int64_t num_rows;     // n; for gate_up 2F
+  std::int64_t in_features;  // k
+  bool is_gate_up;           // rows are [gate|up] and their panels alternate
+};
+
+struct UnpackParams {
+  PackedWeight weight;
+  float* out;             // [n, k]
   std::int64_t num_rows;  // n; for gate_up 2F
-  std::int64_t in_features;
-  bool is_gate_up;  // rows are [gate|up] and their panels alternate
+  bool is_gate_up;
+};
+
+struct QuantizeParams {
+  DType dtype;
+  Rows x;            // A [T, k]
+  std::int8_t* out;  // [T, quantized_row_bytes(k)]
+  std::int64_t num_tokens, in_features;
 };
 
 struct EmbeddingParams {
   DType dtype;
   const std::int32_t* token_ids;  // [T]
-  const void* table;              // A [V, E], or packed
-  bool is_packed;
+  const void* table;              // A [V, E]; null where it is packed
+  PackedWeight packed;
   float scale;
   float* out;  // [T, E]
   std::int64_t out_stride;
@@ -53,9 +80,10 @@ struct RmsNormParams {
   DType dtype;
   const float* h;  // [T, E]
   std::int64_t h_stride;
-  const void* weight;  // A [E]
-  void* out;           // A [T, E]
-  std::int64_t out_stride;
+  const void* weight;       // A [E]
+  void* out;                // A [T, E], or quantized rows
+  std::int64_t out_stride;  // in bytes
+  bool out_is_quantized;
   std::int64_t num_tokens, hidden_size;
   float eps;
 };
@@ -64,18 +92,18 @@ struct LayerNormParams {
   DType dtype;
   const float* h;  // [T, E]
   std::int64_t h_stride;
-  const void* weight;  // A [E]
-  const void* bias;    // A [E]
-  void* out;           // A [T, E]
-  std::int64_t out_stride;
+  const void* weight;       // A [E]
+  const void* bias;         // A [E]
+  void* out;                // A [T, E], or quantized rows
+  std::int64_t out_stride;  // in bytes
+  bool out_is_quantized;
   std::int64_t num_tokens, hidden_size;
   float eps;
 };
 
 struct LinearParams {
   DType dtype;
-  const void* x;  // A [T, k]
-  std::int64_t x_stride;
+  Rows x;               // [T, k]
   PackedWeight weight;  // n rows
   const void* bias;     // A [n], may be null
   float scale;          // of the product, not of the bias
@@ -88,8 +116,7 @@ struct LinearParams {
 
 struct QkvRopeParams {
   DType dtype;
-  const void* x;  // A [T, E]
-  std::int64_t x_stride;
+  Rows x;                         // [T, E]
   PackedWeight weight;            // (H + 2K) * D rows: q | k | v
   const void* bias;               // A [(H + 2K) * D], may be null
   const std::int32_t* positions;  // [T]
@@ -137,16 +164,16 @@ struct AttentionParams {
 
 struct MlpParams {
   DType dtype;
-  const void* x;  // A [T, E]
-  std::int64_t x_stride;
+  Rows x;                    // [T, E]
   PackedWeight gate_up;      // alternating gate and up panels, each padded to 16 rows
   PackedWeight down;         // E rows
   const void* gate_up_bias;  // A [2F], gate | up; may be null
   const void* down_bias;     // A [E], may be null
   bool is_gegelu;            // else SwiGLU
   float gegelu_limit;
-  void* act;  // A [T, F]
-  float* h;   // [T, E], accumulated into
+  void* act;                   // A [T, F]
+  std::int8_t* quantized_act;  // [T, quantized_row_bytes(F)] where down is of an integer format
+  float* h;                    // [T, E], accumulated into
   std::int64_t h_stride;
   std::int64_t num_tokens, hidden_size, mlp_width;
 };
@@ -162,7 +189,7 @@ struct HeadParams {
   PackedWeight weight;       // V or C rows
   const void* bias;          // A [V or C], may be null
   float scale;
-  void* normed;  // A [n, E] workspace
+  void* normed;  // A [n, E] workspace, or quantized rows, as the weight wants
   float* out;    // [n, V or C]
   std::int64_t num_tokens, num_rows, hidden_size, out_features;
   float eps;

@@ -2,26 +2,15 @@
 #include "core/dispatch.h"
 #include "cpu/cpu.h"
 #include "cpu/parallel.h"
+#include "cpu/unpack_row.h"
 
 namespace phi3::cpu {
 namespace {
 
 template <typename T>
 void copy_row(const EmbeddingParams& params, std::int64_t id, float* out) {
-  const std::int64_t size = params.hidden_size;
-  const T* table = static_cast<const T*>(params.table);
-  if (!params.is_packed) {
-    const T* row = table + id * size;
-    for (std::int64_t i = 0; i < size; ++i) out[i] = params.scale * to_float(row[i]);
-    return;
-  }
-  constexpr std::int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  const PackedWeight packed{params.table, 0, size};
-  const T* panel = table + id / kPanelRows * packed.panel_elements(params.dtype);
-  const T* lane = panel + id % kPanelRows * kPair;
-  for (std::int64_t i = 0; i < size; ++i) {
-    out[i] = params.scale * to_float(lane[i / kPair * kPair * kPanelRows + i % kPair]);
-  }
+  const T* row = static_cast<const T*>(params.table) + id * params.hidden_size;
+  for (std::int64_t i = 0; i < params.hidden_size; ++i) out[i] = params.scale * to_float(row[i]);
 }
 
 }  // namespace
@@ -36,10 +25,15 @@ void embedding(const EmbeddingParams& params) {
                ", expected 0..",
                params.vocab_size - 1);
   }
-  dispatch_model_dtype(params.dtype, [&]<typename T>() {
-    parallel_for(params.num_tokens, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t t) {
-      copy_row<T>(params, params.token_ids[t], params.out + t * params.out_stride);
-    });
+  parallel_for(params.num_tokens, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t t) {
+    const std::int64_t id = params.token_ids[t];
+    float* out = params.out + t * params.out_stride;
+    if (params.table == nullptr) {
+      unpack_row(params.packed, id, out);
+      for (std::int64_t i = 0; i < params.hidden_size; ++i) out[i] *= params.scale;
+    } else {
+      dispatch_model_dtype(params.dtype, [&]<typename T>() { copy_row<T>(params, id, out); });
+    }
   });
 }
 

@@ -7,29 +7,15 @@
 
 #include "core/params.h"
 #include "cpu/isa.h"
+#include "cpu/partition.h"
 
 namespace phi3::cpu {
 
 inline constexpr std::int64_t kBlockRows =
-    48;  // rows a task computes before its results are ended and stored
+    96;  // rows a task computes before its results are ended and stored
 
 // Columns of one panel group.
 inline constexpr std::int64_t kGroupColumns = std::int64_t{kTilePanels} * kLanes;
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Cuts `size` into ceil(size / most) parts as even as possible; part `idx` starts here.
-constexpr std::int64_t even_part(std::int64_t size, std::int64_t num_parts, std::int64_t idx) {
-  return size * idx / num_parts;
-}
-
-// `elements` further than `base`, for an untyped pointer to model-dtype elements.
-inline const void* offset(const void* base, DType dtype, std::int64_t elements) {
-  return static_cast<const std::byte*>(base) + elements * dtype_size(dtype);
-}
-inline void* offset(void* base, DType dtype, std::int64_t elements) {
-  return static_cast<std::byte*>(base) + elements * dtype_size(dtype);
-}
 
 // values[i] += bias[first + i], for a bias in the model dtype; nothing where there is none.
 inline void add_bias(const Kernels& isa,
@@ -46,15 +32,12 @@ inline void add_bias(const Kernels& isa,
 // out[r][0 .. 16 num_panels) = x[r] · panels for num_rows <= kBlockRows rows; out float32.
 class GemmBlock {
  public:
-  GemmBlock(const Kernels& kernels, DType dtype)
-      : gemm_(dtype == DType::kBFloat16 ? kernels.gemm_bf16 : kernels.gemm_f32),
-        tile_rows_(kernels.tile_rows),
-        dtype_(dtype) {}
+  GemmBlock(const Kernels& isa, const PackedWeight& weight)
+      : isa_(isa), weight_(weight), padded_k_(padded_k(weight.format, weight.in_features)) {}
 
-  void operator()(const void* x,
-                  std::int64_t x_stride,
+  // x: the first of the rows.
+  void operator()(Rows x,
                   std::int64_t num_rows,
-                  const PackedWeight& weight,
                   std::int64_t first_panel,
                   std::int64_t num_panels,
                   float* out,
@@ -63,63 +46,124 @@ class GemmBlock {
     for (std::int64_t group = 0; group < num_groups; ++group) {
       const std::int64_t begin = even_part(num_panels, num_groups, group);
       const std::int64_t end = even_part(num_panels, num_groups, group + 1);
-      run_group(x,
-                x_stride,
-                num_rows,
-                weight,
-                first_panel + begin,
-                end - begin,
-                out + begin * kLanes,
-                out_stride);
+      float* group_out = out + begin * kLanes;
+      if (is_float(weight_.format)) {
+        run_floats(x, num_rows, first_panel + begin, end - begin, group_out, out_stride);
+      } else {
+        run_integers(x, num_rows, first_panel + begin, end - begin, group_out, out_stride);
+      }
     }
   }
 
  private:
   // Hardware follows the few streams of a tile by itself; this only carries it over page ends.
   // Further ahead was measured slower.
-  static constexpr std::int64_t kPrefetchBytes = 256;
+  static constexpr std::int64_t kFloatPrefetchBytes = 256;
   // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
-  // together. Blocks follow each other through exact float32 stores, so they do not change a bit.
-  static constexpr std::int64_t kBlockK = 2048;
+  // together. Blocks follow each other through exact stores, so they do not change a bit.
+  static constexpr std::int64_t kFloatBlockK = 2048;
+  static constexpr std::int64_t kIntegerBlockK = 1024;
+  // With more rows it pays to turn int4 into int8 once and for all of them.
+  static constexpr std::int64_t kMostDirectRows = kIntegerTileRows;
 
-  void run_group(const void* x,
-                 std::int64_t x_stride,
-                 std::int64_t num_rows,
-                 const PackedWeight& weight,
-                 std::int64_t first_panel,
-                 std::int64_t num_panels,
-                 float* out,
-                 std::int64_t out_stride) const {
-    const std::int64_t num_tiles = ceil_div(num_rows, tile_rows_);
-    const std::int64_t block_k = num_tiles == 1 ? weight.in_features : kBlockK;
-    const std::int64_t panel_elements = weight.panel_elements(dtype_);
-    for (std::int64_t k = 0; k < weight.in_features; k += block_k) {
+  // The numbers of a panel from k on.
+  const std::byte* numbers(std::int64_t panel, std::int64_t k) const {
+    return weight_.panel(panel) + numbers_offset(weight_.format, weight_.in_features) +
+           number_bytes(weight_.format, k);
+  }
+
+  void run_floats(Rows x,
+                  std::int64_t num_rows,
+                  std::int64_t first_panel,
+                  std::int64_t num_panels,
+                  float* out,
+                  std::int64_t out_stride) const {
+    const bool is_bf16 = weight_.format == WeightFormat::kBFloat16;
+    const auto gemm = is_bf16 ? isa_.gemm_bf16 : isa_.gemm_f32;
+    const std::int64_t num_tiles = ceil_div(num_rows, isa_.tile_rows);
+    const std::int64_t block_k = num_tiles == 1 ? weight_.in_features : kFloatBlockK;
+    for (std::int64_t k = 0; k < weight_.in_features; k += block_k) {
       GemmTile tile{};
       tile.num_panels = static_cast<int>(num_panels);
       tile.accumulate = k > 0;
-      tile.k = std::min(block_k, weight.in_features - k);
+      tile.k = std::min(block_k, weight_.in_features - k);
       tile.out_stride = out_stride;
       for (std::int64_t p = 0; p < num_panels; ++p) {
-        tile.panels[p] =
-            offset(weight.data, dtype_, (first_panel + p) * panel_elements + k * kPanelRows);
-        tile.prefetch[p] = static_cast<const std::byte*>(tile.panels[p]) + kPrefetchBytes;
+        tile.panels[p] = numbers(first_panel + p, k);
+        tile.prefetch[p] = static_cast<const std::byte*>(tile.panels[p]) + kFloatPrefetchBytes;
       }
       for (std::int64_t idx = 0; idx < num_tiles; ++idx) {
         const std::int64_t begin = even_part(num_rows, num_tiles, idx);
         const std::int64_t end = even_part(num_rows, num_tiles, idx + 1);
         tile.num_rows = static_cast<int>(end - begin);
         for (std::int64_t r = begin; r < end; ++r) {
-          tile.x[r - begin] = offset(x, dtype_, r * x_stride + k);
+          tile.x[r - begin] = static_cast<const std::byte*>(x.at(r)) + k * (is_bf16 ? 2 : 4);
         }
         tile.out = out + begin * out_stride;
-        gemm_(tile);
+        gemm(tile);
       }
     }
   }
 
-  void (*gemm_)(const GemmTile&);
-  std::int64_t tile_rows_;
-  DType dtype_;
+  void run_integers(Rows x,
+                    std::int64_t num_rows,
+                    std::int64_t first_panel,
+                    std::int64_t num_panels,
+                    float* out,
+                    std::int64_t out_stride) const {
+    alignas(64) std::int32_t sums[kBlockRows * kGroupColumns];
+    alignas(64) ExpandedGroup groups[kTilePanels][kIntegerBlockK / kExpandedGroupK];
+    alignas(64) std::uint8_t expanded[kTilePanels][kIntegerBlockK * kLanes];
+    const bool is_u4 = is_int4(weight_.format);
+    const bool is_expanded = is_u4 && num_rows > kMostDirectRows;
+    const auto gemm = is_u4 && !is_expanded ? isa_.gemm_u4 : isa_.gemm_u8;
+    const std::int64_t tile_rows =
+        num_rows <= kIntegerTileRows ? num_rows : std::int64_t{isa_.integer_tile_rows};
+    const std::int64_t num_tiles = ceil_div(num_rows, tile_rows);
+    const std::int64_t block_k = is_u4 || num_tiles > 1 ? kIntegerBlockK : padded_k_;
+    for (std::int64_t k = 0; k < padded_k_; k += block_k) {
+      IntegerTile tile{};
+      tile.num_panels = static_cast<int>(num_panels);
+      tile.accumulate = k > 0;
+      tile.k = std::min(block_k, padded_k_ - k);
+      tile.out_stride = kGroupColumns;
+      for (std::int64_t p = 0; p < num_panels; ++p) {
+        tile.panels[p] = numbers(first_panel + p, k);
+        if (!is_u4) continue;
+        const auto* from = reinterpret_cast<const std::uint8_t*>(
+            weight_.panel(first_panel + p) + kRowScaleBytes + group_bytes(weight_.format, k));
+        isa_.expand_groups(weight_.format, from, tile.k, groups[p]);
+        tile.groups[p] = groups[p];
+        if (!is_expanded) continue;
+        isa_.expand_u4(
+            static_cast<const std::uint8_t*>(tile.panels[p]), groups[p], tile.k, expanded[p]);
+        tile.panels[p] = expanded[p];
+      }
+      for (std::int64_t idx = 0; idx < num_tiles; ++idx) {
+        const std::int64_t begin = even_part(num_rows, num_tiles, idx);
+        const std::int64_t end = even_part(num_rows, num_tiles, idx + 1);
+        tile.num_rows = static_cast<int>(end - begin);
+        for (std::int64_t r = begin; r < end; ++r) {
+          tile.x[r - begin] = static_cast<const std::byte*>(x.at(r)) + kQuantizedHeaderBytes + k;
+        }
+        tile.out = sums + begin * kGroupColumns;
+        gemm(tile);
+      }
+    }
+    for (std::int64_t r = 0; r < num_rows; ++r) {
+      for (std::int64_t p = 0; p < num_panels; ++p) {
+        isa_.dequantize(sums + r * kGroupColumns + p * kLanes,
+                        reinterpret_cast<const float*>(weight_.panel(first_panel + p)),
+                        *static_cast<const QuantizedRowHeader*>(x.at(r)),
+                        kLanes,
+                        out + r * out_stride + p * kLanes);
+      }
+    }
+  }
+
+  const Kernels& isa_;
+  const PackedWeight& weight_;
+  std::int64_t padded_k_;
 };
 
 }  // namespace phi3::cpu

@@ -19,11 +19,20 @@ void head(const HeadParams& params) {
   }
   const Kernels& isa = kernels();
   const bool is_bf16 = params.dtype == DType::kBFloat16;
-  const auto rms_norm = is_bf16 ? isa.rms_norm_bf16 : isa.rms_norm_f32;
-  const auto layer_norm = is_bf16 ? isa.layer_norm_bf16 : isa.layer_norm_f32;
+  const bool is_quantized = !is_float(params.weight.format);
+  const auto rms_norm = is_quantized
+                            ? (is_bf16 ? isa.rms_norm_bf16_quantized : isa.rms_norm_f32_quantized)
+                        : is_bf16 ? isa.rms_norm_bf16
+                                  : isa.rms_norm_f32;
+  const auto layer_norm =
+      is_quantized ? (is_bf16 ? isa.layer_norm_bf16_quantized : isa.layer_norm_f32_quantized)
+      : is_bf16    ? isa.layer_norm_bf16
+                   : isa.layer_norm_f32;
+  const std::int64_t stride = is_quantized ? quantized_row_bytes(params.hidden_size)
+                                           : params.hidden_size * dtype_size(params.dtype);
   parallel_for(params.num_rows, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t i) {
     const float* h = params.h + params.rows[i] * params.h_stride;
-    void* normed = offset(params.normed, params.dtype, i * params.hidden_size);
+    void* normed = static_cast<std::byte*>(params.normed) + i * stride;
     if (params.norm_bias == nullptr) {
       rms_norm(h, params.norm_weight, params.eps, normed, params.hidden_size);
     } else {
@@ -31,8 +40,7 @@ void head(const HeadParams& params) {
     }
   });
   linear({.dtype = params.dtype,
-          .x = params.normed,
-          .x_stride = params.hidden_size,
+          .x = {params.normed, stride},
           .weight = params.weight,
           .bias = params.bias,
           .scale = params.scale,

@@ -1,6 +1,9 @@
 #include "cpu/isa.h"
 
-#include <array>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 
@@ -9,35 +12,56 @@
 namespace phi3::cpu {
 namespace {
 
-struct Candidate {
-  const Kernels* kernels;
-  bool (*is_supported)();
-};
-
-// Worst first. Each check names the same extensions as the compiler flags in CMakeLists.txt.
-const auto kCandidates = std::to_array<Candidate>({
-    {&portable::kKernels, [] { return true; }},
 #if defined(__x86_64__)
-    {&avx2::kKernels,
-     [] { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; }},
-    {&avx512::kKernels,
-     [] {
-       return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0 &&
-              __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-              __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-     }},
+// Whether this CPU, and the system, run AVX-VNNI (which GCC 12 has no name for).
+bool has_avx_vnni() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1U << 4)) != 0;
+}
+
+template <typename... Extend>
+Kernels extended(Kernels kernels, Extend... extend) {
+  (extend(kernels), ...);
+  return kernels;
+}
 #endif
-});
+
+// The tables that this CPU runs, worst first. Each check names the same extensions as the compiler
+// flags in kernels/CMakeLists.txt.
+const std::vector<Kernels>& candidates() {
+  static const std::vector<Kernels> all = [] {
+    std::vector<Kernels> found{portable::kKernels};
+#if defined(__x86_64__)
+    const bool has_avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") != 0 &&
+                            __builtin_cpu_supports("avx512bw") != 0 &&
+                            __builtin_cpu_supports("avx512dq") != 0 &&
+                            __builtin_cpu_supports("avx512vl") != 0;
+    const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni") != 0;
+    if (has_avx2) found.push_back(avx2::kKernels);
+    if (has_avx2 && has_avx_vnni()) found.push_back(extended(avx2::kKernels, avx2_vnni::extend));
+    if (has_avx512) found.push_back(avx512::kKernels);
+    if (has_vnni) found.push_back(extended(avx512::kKernels, avx512_vnni::extend));
+    if (has_vnni && __builtin_cpu_supports("avx512bf16") != 0) {
+      found.push_back(extended(avx512::kKernels, avx512_vnni::extend, avx512_bf16::extend));
+    }
+#endif
+    return found;
+  }();
+  return all;
+}
 
 std::atomic<const Kernels*> active{nullptr};
 
 const Kernels* find(std::string_view name, std::string_view setting) {
   std::string available;
-  for (const Candidate& candidate : kCandidates) {
-    if (!candidate.is_supported()) continue;
-    if (name == candidate.kernels->name) return candidate.kernels;
+  for (const Kernels& candidate : candidates()) {
+    if (name == candidate.name) return &candidate;
     available += available.empty() ? "" : ", ";
-    available += candidate.kernels->name;
+    available += candidate.name;
   }
   fail(std::source_location::current(),
        setting,
@@ -50,11 +74,7 @@ const Kernels* find(std::string_view name, std::string_view setting) {
 const Kernels* choose() {
   const char* forced = std::getenv("PHI3SVC_CPU_ISA");
   if (forced != nullptr && *forced != '\0') return find(forced, "PHI3SVC_CPU_ISA");
-  const Kernels* best = nullptr;
-  for (const Candidate& candidate : kCandidates) {
-    if (candidate.is_supported()) best = candidate.kernels;
-  }
-  return best;
+  return &candidates().back();
 }
 
 }  // namespace
@@ -70,9 +90,7 @@ const Kernels& kernels() {
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const Candidate& candidate : kCandidates) {
-    if (candidate.is_supported()) names.emplace_back(candidate.kernels->name);
-  }
+  for (const Kernels& candidate : candidates()) names.emplace_back(candidate.name);
   return names;
 }
 

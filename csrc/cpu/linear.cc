@@ -35,7 +35,7 @@ void store_row(const Kernels& isa,
 
 void linear(const LinearParams& params) {
   const Kernels& isa = kernels();
-  const GemmBlock gemm(isa, params.dtype);
+  const GemmBlock gemm(isa, params.weight);
   const std::int64_t num_groups = ceil_div(params.weight.num_panels, kTilePanels);
   const std::int64_t num_blocks = ceil_div(params.num_tokens, kBlockRows);
   const std::int64_t cost = params.weight.in_features * kGroupColumns *
@@ -48,10 +48,8 @@ void linear(const LinearParams& params) {
         std::min<std::int64_t>(kTilePanels, params.weight.num_panels - panel);
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride),
-         params.x_stride,
+    gemm({params.x.at(begin), params.x.stride},
          end - begin,
-         params.weight,
          panel,
          num_panels,
          values,

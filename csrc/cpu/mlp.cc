@@ -30,7 +30,7 @@ void gate_up(const MlpParams& params) {
   static_assert(kTilePanels % 2 == 0);
   constexpr std::int64_t kGroupAct = kGroupColumns / 2;
   const Kernels& isa = kernels();
-  const GemmBlock gemm(isa, params.dtype);
+  const GemmBlock gemm(isa, params.gate_up);
   const std::int64_t num_groups = ceil_div(params.gate_up.num_panels, kTilePanels);
   const std::int64_t num_blocks = ceil_div(params.num_tokens, kBlockRows);
   const std::int64_t cost = params.gate_up.in_features * kGroupColumns *
@@ -43,10 +43,8 @@ void gate_up(const MlpParams& params) {
         std::min<std::int64_t>(kTilePanels, params.gate_up.num_panels - panel);
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride),
-         params.x_stride,
+    gemm({params.x.at(begin), params.x.stride},
          end - begin,
-         params.gate_up,
          panel,
          num_panels,
          values,
@@ -72,9 +70,17 @@ void gate_up(const MlpParams& params) {
 
 void mlp(const MlpParams& params) {
   gate_up(params);
+  Rows act{params.act, params.mlp_width * dtype_size(params.dtype)};
+  if (!is_float(params.down.format)) {
+    quantize({.dtype = params.dtype,
+              .x = act,
+              .out = params.quantized_act,
+              .num_tokens = params.num_tokens,
+              .in_features = params.mlp_width});
+    act = {params.quantized_act, quantized_row_bytes(params.mlp_width)};
+  }
   linear({.dtype = params.dtype,
-          .x = params.act,
-          .x_stride = params.mlp_width,
+          .x = act,
           .weight = params.down,
           .bias = params.down_bias,
           .scale = 1.0F,

@@ -1,29 +1,92 @@
-// Rows of a weight into 16-row panels; contract: PackedWeight in core/params.h.
+// Rows of a weight into 16-row panels and back; contract: weight_format.h.
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "core/dispatch.h"
 #include "cpu/cpu.h"
+#include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/unpack_row.h"
 
 namespace phi3::cpu {
 namespace {
 
+// The rows of one panel.
+struct PanelRows {
+  std::int64_t first, count;
+};
+
+// Panels of a gate_up weight alternate between its two halves.
+class PanelOrder {
+ public:
+  PanelOrder(std::int64_t num_rows, bool is_gate_up)
+      : num_matrices_(is_gate_up ? 2 : 1), rows_(num_rows / num_matrices_) {}
+
+  std::int64_t num_panels() const { return (rows_ + kPanelRows - 1) / kPanelRows * num_matrices_; }
+  PanelRows rows_of(std::int64_t panel) const {
+    const std::int64_t first = panel / num_matrices_ * kPanelRows;
+    return {panel % num_matrices_ * rows_ + first, std::min(kPanelRows, rows_ - first)};
+  }
+
+ private:
+  std::int64_t num_matrices_;
+  std::int64_t rows_;  // of one of them
+};
+
 template <typename T>
-void pack_panel(const PackParams& params, std::int64_t first_row, std::int64_t num_rows, T* panel) {
+const T* row_of(const PackParams& params, std::int64_t row) {
+  return static_cast<const T*>(params.weight) + row * params.weight_stride;
+}
+
+template <typename T>
+void copy_panel(const PackParams& params, PanelRows rows, T* panel) {
   constexpr std::int64_t kPair = sizeof(T) == 2 ? 2 : 1;
+  // Few columns at a time, so that the lines they are scattered over stay in the first-level cache.
+  constexpr std::int64_t kColumns = 128;
   const std::int64_t k = params.in_features;
-  const std::int64_t padded_k = (k + kPair - 1) / kPair * kPair;
-  for (std::int64_t lane = 0; lane < kPanelRows; ++lane) {
-    T* out = panel + lane * kPair;
-    const T* row = static_cast<const T*>(params.weight) + (first_row + lane) * params.weight_stride;
-    const std::int64_t valid = lane < num_rows ? k : 0;
-    for (std::int64_t col = 0; col < padded_k; ++col) {
-      const std::int64_t at = col / kPair * kPair * kPanelRows + col % kPair;
-      out[at] = col < valid ? row[col] : T{};
+  const std::int64_t stored_k = round_up(k, kPair);
+  for (std::int64_t begin = 0; begin < stored_k; begin += kColumns) {
+    const std::int64_t end = std::min(stored_k, begin + kColumns);
+    for (std::int64_t lane = 0; lane < kPanelRows; ++lane) {
+      T* out = panel + lane * kPair;
+      const T* row = row_of<T>(params, rows.first + std::min(lane, rows.count - 1));
+      const std::int64_t valid = lane < rows.count ? std::min(end, k) : begin;
+      for (std::int64_t col = begin; col < end; ++col) {
+        const std::int64_t at = col / kPair * kPair * kPanelRows + col % kPair;
+        out[at] = col < valid ? row[col] : T{};
+      }
     }
+  }
+}
+
+template <typename T>
+void quantize_panel(const PackParams& params, PanelRows rows, std::uint8_t* panel) {
+  const std::int64_t k = padded_k(params.format, params.in_features);
+  thread_local std::vector<float> weights;    // [k][16]
+  thread_local std::vector<float> workspace;  // [k / 32][16]
+  weights.assign(static_cast<std::size_t>(k * kPanelRows), 0.0F);
+  workspace.resize(static_cast<std::size_t>(k / 32 * kPanelRows));
+  for (std::int64_t lane = 0; lane < rows.count; ++lane) {
+    const T* row = row_of<T>(params, rows.first + lane);
+    float* out = weights.data() + lane;
+    for (std::int64_t col = 0; col < params.in_features; ++col) {
+      out[col * kPanelRows] = to_float(row[col]);
+    }
+  }
+  float errors[kPanelRows];
+  float magnitudes[kPanelRows];
+  kernels().quantize_panel(
+      params.format, weights.data(), k, workspace.data(), panel, errors, magnitudes);
+  if (params.row_errors == nullptr) return;
+  const auto count = static_cast<float>(params.in_features);
+  for (std::int64_t lane = 0; lane < rows.count; ++lane) {
+    const float mean = magnitudes[lane] / count;
+    const float error = std::sqrt(errors[lane] / count);
+    params.row_errors[rows.first + lane] = error == 0.0F ? 0.0F : error / mean;
   }
 }
 
@@ -43,28 +106,35 @@ void advise_huge_pages(void* data, std::int64_t num_bytes) {
 #endif
 }
 
-template <typename T>
-void pack_typed(const PackParams& params) {
-  const std::int64_t num_matrices = params.is_gate_up ? 2 : 1;
-  const std::int64_t rows = params.num_rows / num_matrices;
-  const std::int64_t num_panels = (rows + kPanelRows - 1) / kPanelRows * num_matrices;
-  const PackedWeight packed{params.out, num_panels, params.in_features};
-  const std::int64_t panel_elements = packed.panel_elements(params.dtype);
-  advise_huge_pages(params.out, num_panels * panel_elements * dtype_size(params.dtype));
-  parallel_for(num_panels, tasks_worth_a_thread(panel_elements), [&](std::int64_t panel) {
-    const std::int64_t first = panel / num_matrices * kPanelRows;
-    const std::int64_t matrix = panel % num_matrices;
-    pack_panel(params,
-               matrix * rows + first,
-               std::min(kPanelRows, rows - first),
-               static_cast<T*>(params.out) + panel * panel_elements);
-  });
-}
-
 }  // namespace
 
 void pack(const PackParams& params) {
-  dispatch_model_dtype(params.dtype, [&]<typename T>() { pack_typed<T>(params); });
+  const PanelOrder order(params.num_rows, params.is_gate_up);
+  const std::int64_t bytes = panel_bytes(params.format, params.in_features);
+  advise_huge_pages(params.out, order.num_panels() * bytes);
+  const std::int64_t cost = params.in_features * kPanelRows;
+  parallel_for(order.num_panels(), tasks_worth_a_thread(cost), [&](std::int64_t panel) {
+    auto* out = static_cast<std::uint8_t*>(params.out) + panel * bytes;
+    const PanelRows rows = order.rows_of(panel);
+    dispatch_model_dtype(params.dtype, [&]<typename T>() {
+      if (is_float(params.format)) {
+        copy_panel(params, rows, reinterpret_cast<T*>(out));
+      } else {
+        quantize_panel<T>(params, rows, out);
+      }
+    });
+  });
+}
+
+void unpack(const UnpackParams& params) {
+  const PanelOrder order(params.num_rows, params.is_gate_up);
+  const std::int64_t k = params.weight.in_features;
+  parallel_for(order.num_panels(), tasks_worth_a_thread(k * kPanelRows), [&](std::int64_t panel) {
+    const PanelRows rows = order.rows_of(panel);
+    for (std::int64_t lane = 0; lane < rows.count; ++lane) {
+      unpack_row(params.weight, panel * kPanelRows + lane, params.out + (rows.first + lane) * k);
+    }
+  });
 }
 
 }  // namespace phi3::cpu

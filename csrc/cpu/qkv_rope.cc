@@ -112,7 +112,7 @@ void write_head(const QkvRopeParams& params, std::int64_t t, std::int64_t head_i
 void qkv_rope(const QkvRopeParams& params) {
   check_indices(params);
   const Kernels& isa = kernels();
-  const GemmBlock gemm(isa, params.dtype);
+  const GemmBlock gemm(isa, params.weight);
   const std::int64_t num_total_heads = params.num_heads + 2 * params.num_kv_heads;
   const std::int64_t num_blocks = ceil_div(params.num_tokens, kBlockRows);
   const std::int64_t num_panels = params.head_dim / kPanelRows;
@@ -123,10 +123,8 @@ void qkv_rope(const QkvRopeParams& params) {
     const std::int64_t head_idx = task / num_blocks;
     const std::int64_t begin = even_part(params.num_tokens, num_blocks, task % num_blocks);
     const std::int64_t end = even_part(params.num_tokens, num_blocks, task % num_blocks + 1);
-    gemm(offset(params.x, params.dtype, begin * params.x_stride),
-         params.x_stride,
+    gemm({params.x.at(begin), params.x.stride},
          end - begin,
-         params.weight,
          head_idx * num_panels,
          num_panels,
          heads,

@@ -9,6 +9,8 @@ namespace phi3::cuda {
 bool is_built();
 
 void pack(const PackParams& params);
+void unpack(const UnpackParams& params);
+void quantize(const QuantizeParams& params);
 void embedding(const EmbeddingParams& params);
 void rms_norm(const RmsNormParams& params);
 void layer_norm(const LayerNormParams& params);

@@ -15,6 +15,8 @@ namespace {
 bool is_built() { return false; }
 
 void pack(const PackParams&) { absent("pack_linear"); }
+void unpack(const UnpackParams&) { absent("unpack_linear"); }
+void quantize(const QuantizeParams&) { absent("quantize"); }
 void embedding(const EmbeddingParams&) { absent("embedding"); }
 void rms_norm(const RmsNormParams&) { absent("rms_norm"); }
 void layer_norm(const LayerNormParams&) { absent("layer_norm"); }

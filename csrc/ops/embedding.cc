@@ -4,18 +4,19 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/packed.h"
 #include "ops/scalars.h"
 
 namespace phi3::ops {
 
 void embedding(const TensorView& token_ids,
-               const TensorView& table,
+               const PackedView& table,
                const TensorView& out,
                std::int64_t vocab_size,
                float scale) {
   Matcher matcher("embedding");
-  const DType dtype = matcher.model_dtype("table", table);
+  const bool is_packed = !is_float(table.format) || table.view.rank > 2;
+  const DType dtype =
+      is_float(table.format) ? matcher.model_dtype("table", table.view) : DType::kUInt8;
   matcher.check(vocab_size > 0,
                 std::source_location::current(),
                 "vocab_size is ",
@@ -27,17 +28,17 @@ void embedding(const TensorView& token_ids,
   Dim vocab("V", vocab_size);
   matcher.match("token_ids", token_ids, DType::kInt32, {&tokens});
   matcher.match_out_rows("out", out, DType::kFloat32, {&tokens, &hidden});
-  const bool is_packed = table.rank > 2;
+  PackedWeight packed{};
   if (is_packed) {
-    match_packed(matcher, "table", table, dtype, vocab, hidden);
+    packed = match_packed(matcher, "table", table, dtype, vocab, hidden);
   } else {
-    matcher.match("table", table, dtype, {&vocab, &hidden});
+    matcher.match("table", table.view, dtype, {&vocab, &hidden});
   }
   run_on(matcher.device(),
          EmbeddingParams{.dtype = dtype,
                          .token_ids = token_ids.as<const std::int32_t>(),
-                         .table = table.data,
-                         .is_packed = is_packed,
+                         .table = is_packed ? nullptr : table.view.data,
+                         .packed = packed,
                          .scale = scale,
                          .out = out.as<float>(),
                          .out_stride = out.stride(0),

@@ -4,7 +4,6 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/packed.h"
 #include "ops/scalars.h"
 
 namespace phi3::ops {
@@ -15,7 +14,7 @@ struct HeadArguments {
   const TensorView& rows;
   const TensorView& norm_weight;
   std::optional<TensorView> norm_bias;
-  const TensorView& weight;
+  const PackedView& weight;
   std::optional<TensorView> bias;
   const TensorView& normed;
   const TensorView& out;
@@ -35,7 +34,11 @@ void head(const char* op, HeadArguments args) {
   matcher.match("rows", args.rows, DType::kInt32, {&rows});
   matcher.match("norm_weight", args.norm_weight, dtype, {&hidden});
   if (args.norm_bias) matcher.match("norm_bias", *args.norm_bias, dtype, {&hidden});
-  matcher.match("normed", args.normed, dtype, {&rows, &hidden});
+  if (is_float(args.weight.format)) {
+    matcher.match("normed", args.normed, dtype, {&rows, &hidden});
+  } else {
+    match_quantized(matcher, "normed", args.normed, rows, hidden);
+  }
   matcher.match(args.out_name, args.out, DType::kFloat32, {&rows, &args.classes});
   const PackedWeight packed =
       match_packed(matcher, "weight", args.weight, dtype, args.classes, hidden);
@@ -69,7 +72,7 @@ void head(const char* op, HeadArguments args) {
 void lm_head(const TensorView& h,
              const TensorView& rows,
              const TensorView& norm_weight,
-             const TensorView& weight,
+             const PackedView& weight,
              const TensorView& normed,
              const TensorView& logits,
              float eps,
@@ -94,7 +97,7 @@ void lm_head(const TensorView& h,
 void classify_head(const TensorView& h,
                    const TensorView& rows,
                    const TensorView& norm_weight,
-                   const TensorView& weight,
+                   const PackedView& weight,
                    const std::optional<TensorView>& bias,
                    const TensorView& normed,
                    const TensorView& scores,

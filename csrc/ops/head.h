@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "core/tensor_view.h"
+#include "ops/packed.h"
 
 namespace phi3::ops {
 
@@ -12,8 +12,9 @@ namespace phi3::ops {
 // h:           float32 [T, E], rows may be strided
 // rows:        int32 [n], each in 0..T-1
 // norm_weight: A [E]
-// weight:      packed A, V rows
-// normed:      A [n, E] workspace; afterwards the normed rows
+// weight:      packed, V rows
+// normed:      A [n, E] workspace; afterwards the normed rows. Quantized rows where weight is of an
+//              integer format
 // logits:      float32 [n, V]
 // norm_bias:   A [E] or absent
 // bias:        A [V] or absent; -inf forbids a token
@@ -22,7 +23,7 @@ namespace phi3::ops {
 void lm_head(const TensorView& h,
              const TensorView& rows,
              const TensorView& norm_weight,
-             const TensorView& weight,
+             const PackedView& weight,
              const TensorView& normed,
              const TensorView& logits,
              float eps,
@@ -34,7 +35,7 @@ void lm_head(const TensorView& h,
 void classify_head(const TensorView& h,
                    const TensorView& rows,
                    const TensorView& norm_weight,
-                   const TensorView& weight,
+                   const PackedView& weight,
                    const std::optional<TensorView>& bias,
                    const TensorView& normed,
                    const TensorView& scores,

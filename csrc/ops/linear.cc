@@ -4,21 +4,21 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/packed.h"
 
 namespace phi3::ops {
 
 void linear(const TensorView& x,
-            const TensorView& weight,
+            const PackedView& weight,
             const TensorView& out,
             const std::optional<TensorView>& bias,
             bool accumulate) {
   Matcher matcher("linear");
-  const DType dtype = matcher.model_dtype("x", x);
+  const DType dtype = bias ? activation_dtype(matcher, "x", x, weight, "bias", *bias)
+                           : activation_dtype(matcher, "x", x, weight, "out", out);
   Dim tokens("T");
   Dim k("k");
   Dim n("n");
-  matcher.match_rows("x", x, dtype, {&tokens, &k});
+  const Rows rows = match_activations(matcher, "x", x, weight, dtype, tokens, k);
   const bool out_is_f32 = out.dtype == DType::kFloat32;
   matcher.check(!accumulate || out_is_f32,
                 std::source_location::current(),
@@ -30,8 +30,7 @@ void linear(const TensorView& x,
   if (bias) matcher.match("bias", *bias, dtype, {&n});
   run_on(matcher.device(),
          LinearParams{.dtype = dtype,
-                      .x = x.data,
-                      .x_stride = x.stride(0),
+                      .x = rows,
                       .weight = packed,
                       .bias = bias ? bias->data : nullptr,
                       .scale = 1.0F,

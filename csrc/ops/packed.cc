@@ -4,7 +4,7 @@ namespace phi3 {
 
 PackedWeight match_packed(Matcher& matcher,
                           const char* arg,
-                          const TensorView& view,
+                          const PackedView& packed,
                           DType dtype,
                           const Dim& rows,
                           const Dim& k,
@@ -12,15 +12,86 @@ PackedWeight match_packed(Matcher& matcher,
   matcher.check(k.value() > 0, where, arg, " has no columns");
   Dim panels("panels", (rows.value() + kPanelRows - 1) / kPanelRows);
   Dim lanes("panel rows", kPanelRows);
-  if (dtype == DType::kBFloat16) {
+  if (!is_float(packed.format)) {
+    matcher.check(k.value() <= kMaxIntegerK,
+                  where,
+                  arg,
+                  " has ",
+                  k.value(),
+                  " columns, expected at most ",
+                  kMaxIntegerK,
+                  " for format ",
+                  format_name(packed.format));
+    matcher.check(packed.in_features == k.value(),
+                  where,
+                  arg,
+                  " has ",
+                  packed.in_features,
+                  " columns (",
+                  k.name(),
+                  "), expected ",
+                  k.value());
+    Dim bytes("panel bytes", panel_bytes(packed.format, k.value()));
+    matcher.match(arg, packed.view, DType::kUInt8, {&panels, &bytes}, where);
+    matcher.check(reinterpret_cast<std::uintptr_t>(packed.view.data) % alignof(float) == 0,
+                  where,
+                  arg,
+                  " is not aligned to ",
+                  alignof(float),
+                  " bytes");
+  } else if (dtype == DType::kBFloat16) {
     Dim pairs("column pairs", (k.value() + 1) / 2);
     Dim pair("pair", 2);
-    matcher.match(arg, view, dtype, {&panels, &pairs, &lanes, &pair}, where);
+    matcher.match(arg, packed.view, dtype, {&panels, &pairs, &lanes, &pair}, where);
   } else {
     Dim columns(k.name(), k.value());
-    matcher.match(arg, view, dtype, {&panels, &columns, &lanes}, where);
+    matcher.match(arg, packed.view, dtype, {&panels, &columns, &lanes}, where);
   }
-  return {view.data, panels.value(), k.value()};
+  return {packed.view.data, panels.value(), k.value(), packed.format};
+}
+
+Rows match_activations(Matcher& matcher,
+                       const char* arg,
+                       const TensorView& view,
+                       const PackedView& weight,
+                       DType dtype,
+                       Dim& tokens,
+                       Dim& columns,
+                       std::source_location where) {
+  if (is_float(weight.format)) {
+    matcher.match_rows(arg, view, dtype, {&tokens, &columns}, where);
+    return {view.data, view.stride(0) * dtype_size(dtype)};
+  }
+  if (!columns.is_bound()) columns.bind(weight.in_features);
+  match_quantized(matcher, arg, view, tokens, columns, where);
+  return {view.data, quantized_row_bytes(columns.value())};
+}
+
+DType activation_dtype(Matcher& matcher,
+                       const char* arg,
+                       const TensorView& view,
+                       const PackedView& weight,
+                       const char* other_arg,
+                       const TensorView& other,
+                       std::source_location where) {
+  return is_float(weight.format) ? matcher.model_dtype(arg, view, where)
+                                 : matcher.model_dtype(other_arg, other, where);
+}
+
+void match_quantized(Matcher& matcher,
+                     const char* arg,
+                     const TensorView& view,
+                     Dim& tokens,
+                     const Dim& columns,
+                     std::source_location where) {
+  Dim bytes("quantized row", quantized_row_bytes(columns.value()));
+  matcher.match(arg, view, DType::kInt8, {&tokens, &bytes}, where);
+  matcher.check(reinterpret_cast<std::uintptr_t>(view.data) % alignof(QuantizedRowHeader) == 0,
+                where,
+                arg,
+                " is not aligned to ",
+                alignof(QuantizedRowHeader),
+                " bytes");
 }
 
 }  // namespace phi3

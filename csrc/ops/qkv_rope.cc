@@ -3,12 +3,11 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
-#include "ops/packed.h"
 
 namespace phi3::ops {
 
 void qkv_rope(const TensorView& x,
-              const TensorView& weight,
+              const PackedView& weight,
               const TensorView& positions,
               const TensorView& rope_sets,
               const TensorView& rope_table,
@@ -19,7 +18,7 @@ void qkv_rope(const TensorView& x,
               const std::optional<KvScales>& scales,
               const std::optional<TensorView>& bias) {
   Matcher matcher("qkv_rope");
-  const DType dtype = matcher.model_dtype("x", x);
+  const DType dtype = activation_dtype(matcher, "x", x, weight, "q_out", q_out);
   Dim tokens("T");
   Dim hidden("E");
   Dim sets("S");
@@ -27,7 +26,7 @@ void qkv_rope(const TensorView& x,
   Dim half_rotary("R/2");
   Dim pair("cos, sin", 2);
   AttentionDims dims;
-  matcher.match_rows("x", x, dtype, {&tokens, &hidden});
+  const Rows activations = match_activations(matcher, "x", x, weight, dtype, tokens, hidden);
   matcher.match("positions", positions, DType::kInt32, {&tokens});
   matcher.match("rope_sets", rope_sets, DType::kInt32, {&tokens});
   matcher.match(
@@ -47,8 +46,7 @@ void qkv_rope(const TensorView& x,
   if (bias) matcher.match("bias", *bias, dtype, {&rows});
   run_on(matcher.device(),
          QkvRopeParams{.dtype = dtype,
-                       .x = x.data,
-                       .x_stride = x.stride(0),
+                       .x = activations,
                        .weight = packed,
                        .bias = bias ? bias->data : nullptr,
                        .positions = positions.as<const std::int32_t>(),

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "ops/kv_pages.h"
+#include "ops/packed.h"
 
 namespace phi3::ops {
 
@@ -12,8 +13,8 @@ namespace phi3::ops {
 //   a·cos - b·sin  and  b·cos + a·sin,  with (cos, sin) =
 //   rope_table[rope_sets[t]][positions[t]][i].
 //
-// x:          A [T, E], rows may be strided
-// weight:     packed A, (H + 2K)·D rows: q heads, k heads, v heads
+// x:          A [T, E], rows may be strided; quantized rows where weight is of an integer format
+// weight:     packed, (H + 2K)·D rows: q heads, k heads, v heads
 // positions:  int32 [T] in 0..max_pos-1
 // rope_sets:  int32 [T] in 0..S-1
 // rope_table: float32 [S, max_pos, R/2, 2], the attention factor folded in; R <= D
@@ -29,7 +30,7 @@ namespace phi3::ops {
 // bias:       A [(H + 2K)·D] or absent, added in float32 before the rotation
 // Throws Error on a mismatch or an index out of range; then nothing is written.
 void qkv_rope(const TensorView& x,
-              const TensorView& weight,
+              const PackedView& weight,
               const TensorView& positions,
               const TensorView& rope_sets,
               const TensorView& rope_table,

@@ -4,6 +4,7 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
+#include "ops/packed.h"
 #include "ops/scalars.h"
 
 namespace phi3::ops {
@@ -15,7 +16,12 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
   Dim hidden("E");
   matcher.match_rows("h", h, DType::kFloat32, {&tokens, &hidden});
   matcher.match("weight", weight, dtype, {&hidden});
-  matcher.match_out_rows("out", out, dtype, {&tokens, &hidden});
+  const bool is_quantized = out.dtype == DType::kInt8;
+  if (is_quantized) {
+    match_quantized(matcher, "out", out, tokens, hidden);
+  } else {
+    matcher.match_out_rows("out", out, dtype, {&tokens, &hidden});
+  }
   check_eps(matcher, eps);
   run_on(matcher.device(),
          RmsNormParams{.dtype = dtype,
@@ -23,7 +29,8 @@ void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& o
                        .h_stride = h.stride(0),
                        .weight = weight.data,
                        .out = out.data,
-                       .out_stride = out.stride(0),
+                       .out_stride = out.stride(0) * dtype_size(out.dtype),
+                       .out_is_quantized = is_quantized,
                        .num_tokens = tokens.value(),
                        .hidden_size = hidden.value(),
                        .eps = eps},

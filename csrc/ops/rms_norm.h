@@ -8,7 +8,7 @@ namespace phi3::ops {
 //
 // h:      float32 [T, E], rows may be strided
 // weight: A [E]
-// out:    A [T, E], rows may be strided; may be h itself when A is float32
+// out:    A [T, E], rows may be strided; may be h itself when A is float32. Or quantized rows
 void rms_norm(const TensorView& h, const TensorView& weight, const TensorView& out, float eps);
 
 }  // namespace phi3::ops

@@ -10,6 +10,21 @@ namespace phi3::cpu::PHI3_ISA {
 void gemm_f32(const GemmTile& tile);
 void gemm_bf16(const GemmTile& tile);
 void gemm_int8(const GemmTile& tile);
+void gemm_u8(const IntegerTile& tile);
+void gemm_u4(const IntegerTile& tile);
+void expand_groups(WeightFormat format,
+                   const std::uint8_t* stored,
+                   std::int64_t k,
+                   ExpandedGroup* out);
+void expand_u4(const std::uint8_t* numbers,
+               const ExpandedGroup* groups,
+               std::int64_t k,
+               std::uint8_t* out);
+void dequantize(const std::int32_t* sums,
+                const float* row_scales,
+                QuantizedRowHeader x,
+                std::int64_t n,
+                float* out);
 
 void softmax_span(float* scores, int first, int last, float scale, float* max, float* sum);
 void values_f32(const ValueTile& tile);
@@ -26,6 +41,23 @@ void layer_norm_f32(
     const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
 void layer_norm_bf16(
     const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+void rms_norm_f32_quantized(
+    const float* h, const void* weight, float eps, void* out, std::int64_t n);
+void rms_norm_bf16_quantized(
+    const float* h, const void* weight, float eps, void* out, std::int64_t n);
+void layer_norm_f32_quantized(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+void layer_norm_bf16_quantized(
+    const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+void quantize_row_f32(const void* x, void* row, std::int64_t n);
+void quantize_row_bf16(const void* x, void* row, std::int64_t n);
+void quantize_panel(WeightFormat format,
+                    const float* weights,
+                    std::int64_t k,
+                    float* workspace,
+                    std::uint8_t* panel,
+                    float* errors,
+                    float* magnitudes);
 void to_bf16(const float* src, void* dst, std::int64_t n);
 float quantize(const float* x, std::int8_t* out, std::int64_t n);
 void add_f32(float* dst, const void* src, std::int64_t n);

@@ -5,11 +5,13 @@
 // symbol could win at link time for every caller.
 //
 // All kernels agree on one arithmetic over 16 virtual lanes: every output element is one chain of
-// multiply-adds in index order, every sum one fixed tree. avx2 and avx512 give equal bits; portable
-// multiplies and adds in two roundings.
+// multiply-adds in index order, every sum one fixed tree, every multiply-add is rounded once. So
+// all ISAs give equal bits.
 #pragma once
 
 #include <cstdint>
+
+#include "core/weight_format.h"
 
 namespace phi3::cpu {
 
@@ -29,6 +31,30 @@ struct GemmTile {
   bool accumulate;  // continue the chains from out instead of from 0
   std::int64_t k;   // with accumulate to follow, even; for gemm_int8 a multiple of 4
   float* out;
+  std::int64_t out_stride;
+};
+
+inline constexpr int kIntegerTileRows = 16;  // most rows of an integer tile, for any ISA
+inline constexpr int kExpandedGroupK = 32;
+inline constexpr int kPrefetchBytes = 1024;  // how far ahead an integer panel is fetched
+
+// S and z of 16 rows and 32 of k of an int4 panel, made ready: a stored byte, as of int8, is
+// q · factor + offset.
+struct ExpandedGroup {
+  alignas(64) std::uint8_t factor[64];  // in the low half of every 16 bits
+  alignas(64) std::uint8_t offset[64];
+};
+
+// out[r][16 p + lane] (+)= Σ_k x[r][k] · v[p][k][lane], but for the ISA's offset: see dequantize.
+struct IntegerTile {
+  const void* x[kIntegerTileRows];           // [k] int8 each
+  const void* panels[kTilePanels];           // numbers of a packed panel each
+  const ExpandedGroup* groups[kTilePanels];  // [k / 32] for gemm_u4, else not read
+  int num_rows;                              // 1..16
+  int num_panels;                            // 1..4
+  bool accumulate;                           // add to out
+  std::int64_t k;                            // a multiple of 4, for gemm_u4 of 32
+  std::int32_t* out;
   std::int64_t out_stride;
 };
 
@@ -52,6 +78,27 @@ struct Kernels {
   void (*gemm_bf16)(const GemmTile&);
   void (*gemm_int8)(const GemmTile&);
 
+  int integer_tile_rows;  // <= kIntegerTileRows; of a prompt's rows, tiles of so many are the
+                          // fastest
+  void (*gemm_u8)(const IntegerTile&);  // panels of int8 weights
+  void (*gemm_u4)(const IntegerTile&);  // of int4 weights
+  // The groups of `k` of an int4 panel, from what is stored of them.
+  void (*expand_groups)(WeightFormat format,
+                        const std::uint8_t* stored,
+                        std::int64_t k,
+                        ExpandedGroup* out);
+  // int4 numbers of `k` as int8 ones.
+  void (*expand_u4)(const std::uint8_t* numbers,
+                    const ExpandedGroup* groups,
+                    std::int64_t k,
+                    std::uint8_t* out);
+  // out[i] = sums[i] · row_scales[i] · x.scale, without the offset that the stored bytes have.
+  void (*dequantize)(const std::int32_t* sums,
+                     const float* row_scales,
+                     QuantizedRowHeader x,
+                     std::int64_t n,
+                     float* out);
+
   // Scores of one row of a span, keys first..last visible. Scales, then turns them in place into
   // exp(s - max); the rest of the 16-key groups touched becomes 0. Returns max and the sum of the
   // weights.
@@ -73,7 +120,28 @@ struct Kernels {
       const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
   void (*layer_norm_bf16)(
       const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+  // As the four above into a quantized row.
+  void (*rms_norm_f32_quantized)(
+      const float* h, const void* weight, float eps, void* out, std::int64_t n);
+  void (*rms_norm_bf16_quantized)(
+      const float* h, const void* weight, float eps, void* out, std::int64_t n);
+  void (*layer_norm_f32_quantized)(
+      const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
+  void (*layer_norm_bf16_quantized)(
+      const float* h, const void* weight, const void* bias, float eps, void* out, std::int64_t n);
   void (*to_bf16)(const float* src, void* dst, std::int64_t n);
+  // n values as a quantized row.
+  void (*quantize_row_f32)(const void* x, void* row, std::int64_t n);
+  void (*quantize_row_bf16)(const void* x, void* row, std::int64_t n);
+  // 16 rows of weights [k][16], k padded with zeros, as a panel of an integer format, with each
+  // row's Σ (weight - stored)² and Σ |weight|. workspace: [k / 32][16].
+  void (*quantize_panel)(WeightFormat format,
+                         const float* weights,
+                         std::int64_t k,
+                         float* workspace,
+                         std::uint8_t* panel,
+                         float* errors,
+                         float* magnitudes);
   // out[i] = round(x[i] / scale), ties to even, for the scale max|x| / 127 that it returns: 0 for
   // all zeros, NaN (and out all 0) when a value is not finite. n a multiple of 16.
   float (*quantize)(const float* x, std::int8_t* out, std::int64_t n);
@@ -99,6 +167,17 @@ extern const Kernels kKernels;
 }
 namespace avx512 {
 extern const Kernels kKernels;
+}
+// Kernels of their own for the extensions that only GEMMs have a use for: the rest of such an ISA
+// is that of the one it extends.
+namespace avx2_vnni {
+void extend(Kernels& kernels);
+}
+namespace avx512_vnni {
+void extend(Kernels& kernels);
+}
+namespace avx512_bf16 {
+void extend(Kernels& kernels);
 }
 
 }  // namespace phi3::cpu

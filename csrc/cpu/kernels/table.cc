@@ -1,5 +1,6 @@
 // The kernel table of the ISA being compiled.
 #include "cpu/kernels/functions.h"
+#include "cpu/kernels/integer.h"
 #include "cpu/kernels/vec.h"
 
 #define PHI3_STRINGIFY(x) #x
@@ -7,12 +8,21 @@
 
 namespace phi3::cpu::PHI3_ISA {
 
+// More rows share what is loaded of the weights, fewer of them leave room for more panels.
+constexpr int kPromptRows = 6;
+
 constinit const Kernels kKernels = {
     .name = PHI3_NAME(PHI3_ISA),
     .tile_rows = kRegisterRows,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_int8 = gemm_int8,
+    .integer_tile_rows = kIntegerRows < kPromptRows ? kIntegerRows : kPromptRows,
+    .gemm_u8 = gemm_u8,
+    .gemm_u4 = gemm_u4,
+    .expand_groups = expand_groups,
+    .expand_u4 = expand_u4,
+    .dequantize = dequantize,
     .softmax_span = softmax_span,
     .values_f32 = values_f32,
     .values_bf16 = values_bf16,
@@ -25,7 +35,14 @@ constinit const Kernels kKernels = {
     .rms_norm_bf16 = rms_norm_bf16,
     .layer_norm_f32 = layer_norm_f32,
     .layer_norm_bf16 = layer_norm_bf16,
+    .rms_norm_f32_quantized = rms_norm_f32_quantized,
+    .rms_norm_bf16_quantized = rms_norm_bf16_quantized,
+    .layer_norm_f32_quantized = layer_norm_f32_quantized,
+    .layer_norm_bf16_quantized = layer_norm_bf16_quantized,
     .to_bf16 = to_bf16,
+    .quantize_row_f32 = quantize_row_f32,
+    .quantize_row_bf16 = quantize_row_bf16,
+    .quantize_panel = quantize_panel,
     .quantize = quantize,
     .add_f32 = add_f32,
     .add_bf16 = add_bf16,

@@ -58,6 +58,12 @@ inline __m256 exp2_of_shifted8(__m256 t) {
 }
 inline F exp2_of_shifted(F t) { return {exp2_of_shifted8(t.lo), exp2_of_shifted8(t.hi)}; }
 
+// x where a < b, else y.
+inline F where_less(F a, F b, F x, F y) {
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+
 inline bool any_nan(F v) {
   const __m256 lo = _mm256_cmp_ps(v.lo, v.lo, _CMP_UNORD_Q);
   const __m256 hi = _mm256_cmp_ps(v.hi, v.hi, _CMP_UNORD_Q);
@@ -83,6 +89,9 @@ inline F odd(Bits v) {
   return {_mm256_castsi256_ps(_mm256_and_si256(v.lo, high)),
           _mm256_castsi256_ps(_mm256_and_si256(v.hi, high))};
 }
+
+// a · b + c where a · b is exact in float32.
+inline F add_exact_product(F a, F b, F c) { return fma(a, b, c); }
 
 inline __m256 widen8(const std::uint16_t* p) {
   const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -111,6 +120,16 @@ inline __m256 widen_int8(const std::int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 inline F load_int8(const std::int8_t* p) { return {widen_int8(p), widen_int8(p + 8)}; }
+
+// Of integers from -128 to 127.
+inline void store_int8(std::int8_t* p, F v) {
+  const __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+  // packs works within 128-bit halves; put the four quarters back in order.
+  const __m256i shorts = _mm256_permute4x64_epi64(pairs, 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 

@@ -46,6 +46,11 @@ inline F exp2_of_shifted(F t) {
                                               _mm512_set1_epi32(0x3f800000)));
 }
 
+// x where a < b, else y.
+inline F where_less(F a, F b, F x, F y) {
+  return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+}
+
 inline bool any_nan(F v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0; }
 
 // Bfloat16 pairs: lane i holds elements 2i (low half) and 2i + 1 (high half).
@@ -59,6 +64,15 @@ inline F even(Bits v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
 inline F odd(Bits v) {
   return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))));
 }
+
+// a · b + c where a · b is exact in float32.
+inline F add_exact_product(F a, F b, F c) { return fma(a, b, c); }
+#if defined(PHI3_HAS_BF16)
+// Adds the product of the odd halves, then that of the even ones.
+inline F dot_pairs(F sum, Bits a, Bits b) {
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+#endif
 
 inline F load_bf16(const std::uint16_t* p) {
   const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -79,6 +93,11 @@ inline void store_bf16(std::uint16_t* p, F v) {
 inline F load_int8(const std::int8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+// Of integers from -128 to 127.
+inline void store_int8(std::int8_t* p, F v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

@@ -33,7 +33,46 @@ inline F add(F a, F b) { return {a.q0 + b.q0, a.q1 + b.q1, a.q2 + b.q2, a.q3 + b
 inline F sub(F a, F b) { return {a.q0 - b.q0, a.q1 - b.q1, a.q2 - b.q2, a.q3 - b.q3}; }
 inline F mul(F a, F b) { return {a.q0 * b.q0, a.q1 * b.q1, a.q2 * b.q2, a.q3 * b.q3}; }
 inline F div(F a, F b) { return {a.q0 / b.q0, a.q1 / b.q1, a.q2 / b.q2, a.q3 / b.q3}; }
-inline F fma(F a, F b, F c) { return add(mul(a, b), c); }
+
+// Rounded once, as the instruction of other ISAs: the product is exact in double, and a sum rounded
+// to odd (Boldo and Melquiond 2008) can be rounded to float without error.
+#if defined(__FP_FAST_FMAF)
+inline Quad fma4(Quad a, Quad b, Quad c) {
+  Quad v;
+  for (int i = 0; i < 4; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return v;
+}
+#else
+using Pair = double __attribute__((vector_size(16)));
+using PairBits = std::int64_t __attribute__((vector_size(16)));
+inline Pair fma2(Pair a, Pair b, Pair c) {
+  const Pair product = a * b;
+  const Pair sum = product + c;
+  const Pair c_part = sum - product;
+  const Pair error = (product - (sum - c_part)) + (c - c_part);
+  const PairBits is_inexact = (error > 0.0) | (error < 0.0);
+  const PairBits bits = (PairBits)sum;
+  const PairBits is_even = (bits & 1) == 0;
+  const PairBits step = ((error < 0.0) ^ (sum < 0.0)) | 1;  // -1 or 1, away from 0 or towards it
+  return (Pair)(bits + (step & is_inexact & is_even));
+}
+inline Quad fma4(Quad a, Quad b, Quad c) {
+  const Pair low = fma2(Pair{a[0], a[1]}, Pair{b[0], b[1]}, Pair{c[0], c[1]});
+  const Pair high = fma2(Pair{a[2], a[3]}, Pair{b[2], b[3]}, Pair{c[2], c[3]});
+  return Quad{static_cast<float>(low[0]),
+              static_cast<float>(low[1]),
+              static_cast<float>(high[0]),
+              static_cast<float>(high[1])};
+}
+#endif
+inline F fma(F a, F b, F c) {
+  return {fma4(a.q0, b.q0, c.q0),
+          fma4(a.q1, b.q1, c.q1),
+          fma4(a.q2, b.q2, c.q2),
+          fma4(a.q3, b.q3, c.q3)};
+}
+// a · b + c where a · b is exact in float32.
+inline F add_exact_product(F a, F b, F c) { return add(mul(a, b), c); }
 
 // As the x86 instructions: the second operand when either is NaN.
 inline Quad max4(Quad a, Quad b) { return a > b ? a : b; }
@@ -69,6 +108,15 @@ inline F or_infinity(F y, F x) {
 // 2^n from t = 1.5 · 2^23 + n.
 inline Quad exp2_4(Quad t) { return (Quad)(((QuadBits)t << 23) + 0x3f800000U); }
 inline F exp2_of_shifted(F t) { return {exp2_4(t.q0), exp2_4(t.q1), exp2_4(t.q2), exp2_4(t.q3)}; }
+
+// x where a < b, else y.
+inline Quad where_less4(Quad a, Quad b, Quad x, Quad y) { return a < b ? x : y; }
+inline F where_less(F a, F b, F x, F y) {
+  return {where_less4(a.q0, b.q0, x.q0, y.q0),
+          where_less4(a.q1, b.q1, x.q1, y.q1),
+          where_less4(a.q2, b.q2, x.q2, y.q2),
+          where_less4(a.q3, b.q3, x.q3, y.q3)};
+}
 
 inline bool any_nan(F v) {
   const auto n0 = v.q0 != v.q0, n1 = v.q1 != v.q1, n2 = v.q2 != v.q2, n3 = v.q3 != v.q3;
@@ -123,6 +171,13 @@ inline Quad widen_int8(const std::int8_t* p) {
 }
 inline F load_int8(const std::int8_t* p) {
   return {widen_int8(p), widen_int8(p + 4), widen_int8(p + 8), widen_int8(p + 12)};
+}
+
+// Of integers from -128 to 127.
+inline void store_int8(std::int8_t* p, F v) {
+  float lane[16];
+  store(lane, v);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(lane[i]);
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }

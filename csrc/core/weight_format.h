@@ -1,0 +1,156 @@
+// How the numbers of a packed GEMM weight are stored, and how much room they take.
+//
+// A panel holds 16 rows of a weight, from k = 0 on. The float formats are their numbers alone:
+//   float32   [k][16]
+//   bfloat16  [ceil(k/2)][16][2], pairs along k
+// The integer formats begin with 64 bytes, a float32 scale s per row, and their numbers are
+// unsigned bytes u = v + 128, quads along k, [k/4][16][4]:
+//   int8      weight = s · v, v in -127..127
+//   int4      weight = s · v with v = (q - z) · S and q in 0..15, for a multiplier S in 1..15 and
+//             a zero z in 0..15 per row and group of 32 or 128 of k: progressive group quantization
+//             (Lin et al. 2024, arXiv 2405.04532). v fits in a signed byte, so that everything up
+//             to the last multiplication is exact in integers. Stored are first the S and z of all
+//             groups, then q in [k/8][16][4] bytes: a low nibble for one quad, the high one for the
+//             next.
+// For 128 of k and 16 rows, S and z are, in bytes (S low nibble, z high nibble):
+//   group 32 with minimum  [4 groups][16]
+//   group 32 symmetric     [2][16], S alone (z is 8): of an even group low, of an odd one high
+//   group 128              [16]; z is 8 if symmetric
+// Rows and k are padded with zero weights. Nothing depends on the ISA.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "core/dtype.h"
+
+namespace phi3 {
+
+inline constexpr std::int64_t kPanelRows = 16;      // weight rows per packed panel
+inline constexpr std::int64_t kRowScaleBytes = 64;  // of a panel of an integer format
+inline constexpr int kWeightOffset = 128;           // of a stored byte
+inline constexpr std::int64_t kInt4Block = 128;     // of k; int4 panels are whole blocks
+
+enum class WeightFormat : std::uint8_t {
+  kFloat32,
+  kBFloat16,
+  kInt8,
+  kInt4Group32,
+  kInt4Group32Min,
+  kInt4Group128,
+  kInt4Group128Min,
+};
+
+inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32,
+                                                  WeightFormat::kBFloat16,
+                                                  WeightFormat::kInt8,
+                                                  WeightFormat::kInt4Group32,
+                                                  WeightFormat::kInt4Group32Min,
+                                                  WeightFormat::kInt4Group128,
+                                                  WeightFormat::kInt4Group128Min};
+
+constexpr std::string_view format_name(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return "float32";
+    case WeightFormat::kBFloat16:
+      return "bfloat16";
+    case WeightFormat::kInt8:
+      return "int8";
+    case WeightFormat::kInt4Group32:
+      return "int4-g32";
+    case WeightFormat::kInt4Group32Min:
+      return "int4-g32-min";
+    case WeightFormat::kInt4Group128:
+      return "int4-g128";
+    case WeightFormat::kInt4Group128Min:
+      return "int4-g128-min";
+  }
+  return "?";
+}
+
+constexpr bool is_float(WeightFormat format) {
+  return format == WeightFormat::kFloat32 || format == WeightFormat::kBFloat16;
+}
+
+constexpr bool is_int4(WeightFormat format) {
+  return !is_float(format) && format != WeightFormat::kInt8;
+}
+
+// Whether the zero of a group is free, so that its range need not be symmetric.
+constexpr bool has_minimum(WeightFormat format) {
+  return format == WeightFormat::kInt4Group32Min || format == WeightFormat::kInt4Group128Min;
+}
+
+constexpr std::int64_t group_size(WeightFormat format) {
+  return format == WeightFormat::kInt4Group32 || format == WeightFormat::kInt4Group32Min ? 32 : 128;
+}
+
+constexpr std::int64_t round_up(std::int64_t size, std::int64_t multiple) {
+  return (size + multiple - 1) / multiple * multiple;
+}
+
+// k with its padding.
+constexpr std::int64_t padded_k(WeightFormat format, std::int64_t k) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return k;
+    case WeightFormat::kBFloat16:
+      return round_up(k, 2);
+    case WeightFormat::kInt8:
+      return round_up(k, 32);
+    default:
+      return round_up(k, kInt4Block);
+  }
+}
+
+// S and z of 16 rows and `k` (a multiple of 128) of an int4 format.
+constexpr std::int64_t group_bytes(WeightFormat format, std::int64_t k) {
+  const std::int64_t per_block = format == WeightFormat::kInt4Group32Min ? 4
+                                 : format == WeightFormat::kInt4Group32  ? 2
+                                                                         : 1;
+  return k / kInt4Block * per_block * kPanelRows;
+}
+
+// Where the numbers of a panel begin.
+constexpr std::int64_t numbers_offset(WeightFormat format, std::int64_t k) {
+  if (is_float(format)) return 0;
+  if (!is_int4(format)) return kRowScaleBytes;
+  return kRowScaleBytes + round_up(group_bytes(format, padded_k(format, k)), 64);
+}
+
+// The numbers of 16 rows and `k` (padded) of a panel.
+constexpr std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return k * kPanelRows * 4;
+    case WeightFormat::kBFloat16:
+      return k * kPanelRows * 2;
+    case WeightFormat::kInt8:
+      return k * kPanelRows;
+    default:
+      return k * kPanelRows / 2;
+  }
+}
+
+constexpr std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
+  return numbers_offset(format, k) + number_bytes(format, padded_k(format, k));
+}
+
+// Activations that meet an integer weight: per row a header, then k int8 values, zero padded.
+// x = scale · value.
+struct QuantizedRowHeader {
+  float scale;
+  std::int32_t sum;  // of the values
+};
+
+inline constexpr std::int64_t kQuantizedHeaderBytes = 64;
+
+constexpr std::int64_t quantized_row_bytes(std::int64_t k) {
+  return kQuantizedHeaderBytes + round_up(k, kInt4Block);
+}
+
+// Largest k of an integer format: 255 · 127 · k stays below 2^31.
+inline constexpr std::int64_t kMaxIntegerK = std::int64_t{1} << 16;
+
+}  // namespace phi3
