@@ -39,8 +39,13 @@ void register_runtime(py::module_& module) {
   module.def("set_num_threads",
              &cpu::set_num_threads,
              py::arg("num_threads"),
-             "Threads that ops use, 1..256.");
+             "Threads that ops use, 1..256; 0 for one per CPU that the process may use.");
   module.def("num_threads", &cpu::num_threads, "Threads that ops use.");
+  module.def("set_pin_threads",
+             &cpu::set_pin_threads,
+             py::arg("pin"),
+             "Whether each worker is tied to a CPU of its own; the calling thread never is.");
+  module.def("pin_threads", &cpu::pin_threads, "Whether workers are tied to CPUs.");
   module.def("build_info", &build_info, "How this extension was built.");
 }
 

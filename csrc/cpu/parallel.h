@@ -1,4 +1,4 @@
-// A persistent pool of threads that runs the tasks of one op at a time.
+// Sharing the tasks of an op among threads.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +9,23 @@ namespace phi3::cpu {
 
 inline constexpr int kMaxThreads = 256;
 
-// Threads that ops use, the calling one included. At first: the CPUs this process may run on.
+// Threads that ops use, the calling one included.
 int num_threads();
 
-// Throws Error outside 1..256. Takes effect with the next op.
+// 0, as at first: one per available CPU (available_cpus.h). Throws Error outside 0..256. Takes
+// effect with the next op.
 void set_num_threads(int num_threads);
 
+// Whether workers are tied to CPUs: the i-th to the i-th that the process may use, the first of
+// which is for the thread that calls. That one is not tied to it: it belongs to the program. Off at
+// first. Takes effect with the next op.
+bool pin_threads();
+void set_pin_threads(bool pin);
+
 namespace detail {
-using TaskFn = void (*)(const void* context, std::int64_t task);
 void run_tasks(std::int64_t num_tasks,
                std::int64_t min_tasks_per_thread,
-               TaskFn fn,
+               void (*fn)(const void* context, std::int64_t task),
                const void* context);
 }  // namespace detail
 

@@ -1,14 +1,66 @@
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "cpu/available_cpus.h"
 #include "cpu/parallel.h"
 
+using phi3::cpu::allowed_cpus;
 using phi3::cpu::parallel_for;
 using phi3::cpu::set_num_threads;
+using phi3::cpu::set_pin_threads;
+using Clock = std::chrono::steady_clock;
+
+// Waits as long as it takes, within reason.
+template <typename Condition>
+void wait_until(const Condition& condition) {
+  const auto deadline = Clock::now() + std::chrono::seconds(30);
+  while (!condition() && Clock::now() < deadline) std::this_thread::yield();
+}
+
+std::vector<int> own_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  std::vector<int> cpus;
+  for (int id = 0; id < CPU_SETSIZE; ++id) {
+    if (CPU_ISSET(id, &set)) cpus.push_back(id);
+  }
+  return cpus;
+}
+
+// Where each of the threads may run; all take part.
+std::map<std::thread::id, std::vector<int>> cpus_of_threads(int num_threads) {
+  std::mutex mutex;
+  std::map<std::thread::id, std::vector<int>> cpus;
+  parallel_for(num_threads, 1, [&](std::int64_t) {
+    const auto num_here = [&] {
+      const std::lock_guard lock(mutex);
+      return cpus.size();
+    };
+    {
+      const std::lock_guard lock(mutex);
+      cpus[std::this_thread::get_id()] = own_cpus();
+    }
+    wait_until([&] { return num_here() == static_cast<std::size_t>(num_threads); });
+  });
+  return cpus;
+}
+
+double cpu_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
 
 TEST(parallel_for_runs_every_task_once) {
   for (const int num_threads : {1, 2, 3, 8}) {
@@ -29,10 +81,21 @@ TEST(parallel_for_uses_the_other_threads) {
   // The worker is woken for the first task; the caller waits for it as long as it takes.
   parallel_for(2, 1, [&](std::int64_t) {
     if (std::this_thread::get_id() != caller) has_helped = true;
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-    while (!has_helped && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    wait_until([&] { return has_helped.load(); });
   });
   EXPECT(has_helped);
+}
+
+TEST(parallel_for_goes_on_without_a_thread_that_is_held_up) {
+  set_num_threads(2);
+  for (const std::int64_t slow : {0, 99}) {  // the first task of one thread, the last of the other
+    std::atomic<int> num_done{0};
+    parallel_for(100, 1, [&](std::int64_t task) {
+      if (task == slow) wait_until([&] { return num_done == 99; });
+      ++num_done;
+    });
+    EXPECT_EQ(num_done.load(), 100);
+  }
 }
 
 TEST(parallel_for_keeps_few_tasks_on_the_caller) {
@@ -91,7 +154,49 @@ TEST(num_threads_may_change_between_and_during_ops) {
   EXPECT_EQ(sum.load(), 100 * 50);
 }
 
+TEST(idle_threads_use_no_cpu) {
+  for (const int num_threads : {2, 8}) {  // those that spin for a while, and more than CPUs
+    set_num_threads(num_threads);
+    cpus_of_threads(num_threads);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const double start = cpu_seconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT(cpu_seconds() - start < 0.005);
+  }
+}
+
+TEST(pinned_workers_have_a_cpu_each_and_the_caller_keeps_its_own) {
+  const std::vector<int> all = own_cpus();
+  EXPECT(all == allowed_cpus());
+  set_num_threads(3);
+  const std::thread::id caller = std::this_thread::get_id();
+  std::vector<std::vector<int>> expected;  // of the two workers, in any order
+  for (const std::size_t worker : {1, 2}) expected.push_back({all[worker % all.size()]});
+  for (const bool pin : {false, true, false}) {
+    set_pin_threads(pin);
+    EXPECT_EQ(phi3::cpu::pin_threads(), pin);
+    std::vector<std::vector<int>> found;
+    for (const auto& [thread, cpus] : cpus_of_threads(3)) {
+      if (thread == caller) {
+        EXPECT(cpus == all);
+      } else {
+        found.push_back(cpus);
+      }
+    }
+    std::sort(found.begin(), found.end());
+    std::sort(expected.begin(), expected.end());
+    EXPECT(found == (pin ? expected : std::vector<std::vector<int>>(2, all)));
+  }
+}
+
+TEST(num_threads_is_one_per_available_cpu_unless_told) {
+  set_num_threads(5);
+  EXPECT_EQ(phi3::cpu::num_threads(), 5);
+  set_num_threads(0);
+  EXPECT_EQ(phi3::cpu::num_threads(), phi3::cpu::num_available_cpus());
+}
+
 TEST(num_threads_out_of_range_is_refused) {
-  EXPECT_ERROR(set_num_threads(0), "num_threads is 0, expected 1..256");
-  EXPECT_ERROR(set_num_threads(257), "num_threads is 257, expected 1..256");
+  EXPECT_ERROR(set_num_threads(-1), "num_threads is -1, expected 0..256");
+  EXPECT_ERROR(set_num_threads(257), "num_threads is 257, expected 0..256");
 }
