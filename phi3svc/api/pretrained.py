@@ -15,11 +15,15 @@ from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.module import Module, is_cpu
 from phi3svc.config import model
 from phi3svc.config.checkpoint import resolve_source
+from phi3svc.config.engine import EngineConfig
 from phi3svc.config.json_file import read_json_object
+from phi3svc.config.quantization import Quantization
 from phi3svc.engine.memory import available_bytes
 from phi3svc.errors import ConfigError
 from phi3svc.model.loader import build_network, expected_shapes, load_network, required_names
 from phi3svc.model.network import Head, Network
+from phi3svc.model.packed_cache import PackedCache
+from phi3svc.model.packing import PackingSource
 from phi3svc.model.random_weights import RandomWeights
 
 _HARMLESS = frozenset(
@@ -96,7 +100,8 @@ class PretrainedModel(Module):
                 f"{available_bytes() / 2**30:.1f} GiB are free"
             )
         weights = RandomWeights(config, required_names(config), expected_shapes(config))
-        self._hold(build_network(config, weights, dtype), "")
+        source = PackingSource(weights, str(dtype).removeprefix("torch."))
+        self._hold(build_network(config, source), "")
 
     @classmethod
     def from_config(cls, config: model.Phi3Config) -> Self:
@@ -119,19 +124,23 @@ class PretrainedModel(Module):
         source: str | Path,
         dtype: str | torch.dtype | None = "auto",
         device: str | torch.device = "cpu",
-        quantization: None = None,
+        quantization: str | None = None,
         *,
         torch_dtype: str | torch.dtype | None = None,
         device_map: object = None,
         revision: str | None = None,
         config: object = None,
+        packed_cache: str = EngineConfig.packed_cache,
         **others: object,
     ) -> Self:
         """Load a checkpoint.
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
-        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: None, the
-        only one yet. The rest is transformers': torch_dtype is dtype; device_map may be "auto" or
+        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: what linear
+        weights are rounded to, "int8", "int4" or one of its formats ("int4-g128"; the model then
+        computes in bfloat16), None for what the checkpoint has; packed_cache: where weights are
+        kept as they are served, "auto", "off" or a folder (`EngineConfig`). The rest is
+        transformers': torch_dtype is dtype; device_map may be "auto" or
         "cpu"; revision is a hub id's; config is the checkpoint's, with settings that go before it;
         so do problem_type, use_cache, id2label and whatever else a config lets be assigned; others
         change nothing here, or are refused. Raises ConfigError, also when the checkpoint lacks the
@@ -140,9 +149,11 @@ class PretrainedModel(Module):
         _check_devices(device, device_map)
         settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
         ignored = {*SETTINGS, *_HARMLESS, *(_INSTEAD if is_local(source) else ())}
-        _check_others(quantization, {n: v for n, v in others.items() if n not in ignored})
+        _check_others({n: v for n, v in others.items() if n not in ignored})
+        weights_dtype = _weights_dtype(torch_dtype or dtype, quantization)
+        cache = PackedCache.of(EngineConfig(packed_cache=packed_cache))
         path = resolve_source(with_revision(source, revision)).path
-        network = load_network(path, str(torch_dtype or dtype or "auto").removeprefix("torch."))
+        network = load_network(path, weights_dtype, cache=cache)
         made = cls.from_network(network, str(path))
         if config is not None:
             made.config = made.config.with_settings_of(config)
@@ -194,9 +205,21 @@ def _check_devices(device: str | torch.device, device_map: object) -> None:
         raise ConfigError(f"device_map={device_map!r}: must be auto or cpu")
 
 
-def _check_others(quantization: object, others: Mapping[str, object]) -> None:
-    if quantization is not None:
-        raise ConfigError(f"quantization={quantization!r}: must be None")
+def _weights_dtype(dtype: str | torch.dtype | None, quantization: str | None) -> str:
+    """What `load_network` is to make of both arguments."""
+    name = str(dtype or "auto").removeprefix("torch.")
+    if quantization is None:
+        return name
+    if not isinstance(quantization, str) or Quantization.of(quantization) is None:
+        raise ConfigError(f"quantization={quantization!r}: must be int8, int4 or None")
+    if name not in ("auto", "bfloat16"):
+        raise ConfigError(
+            f"dtype={name!r}: must be auto or bfloat16 where quantization is {quantization!r}"
+        )
+    return quantization
+
+
+def _check_others(others: Mapping[str, object]) -> None:
     for name in sorted(others):
         if others[name] not in (None, False):
             hint = _INSTEAD.get(name, "not an argument that this package knows")

@@ -21,7 +21,7 @@ from phi3svc.bench.run import Run
 from phi3svc.bench.server import private_server
 from phi3svc.bench.target import EngineTarget, GrpcTarget, Target
 from phi3svc.bench.workload import Workload
-from phi3svc.cli.options import add_client_options, check_address, server_config
+from phi3svc.cli.options import SERVER_FLAGS, add_client_options, check_address, server_config
 from phi3svc.cli.progress import LoadProgress
 from phi3svc.engine.process import EngineProcess
 from phi3svc.errors import ConfigError
@@ -130,7 +130,7 @@ def _serve_flags(args: argparse.Namespace) -> list[str]:
     """The model flags as they were given, for `serve`."""
     models = args.model or ([] if args.config else [DEFAULT_MODEL])
     flags = [f"--model={model}" for model in models]
-    for name in ("dtype", "device", "threads", "kv_memory", "kv_dtype", "config"):
+    for name in SERVER_FLAGS:
         value = getattr(args, name)
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")

@@ -10,6 +10,9 @@ from phi3svc.config.engine import KV_DTYPES
 from phi3svc.config.server import DEVICES, DTYPES, ModelSpec, ServerConfig, load_server_config
 from phi3svc.errors import ConfigError
 
+SERVER_FLAGS = ("dtype", "device", "threads", "kv_memory", "kv_dtype", "packed_cache", "config")
+"""The flags of `add_model_options` that are given at most once, as argparse names them."""
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What to serve and on what: for `serve`, and for commands that start their own server."""
@@ -21,7 +24,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="local folder, hub id, or demo, demo-sentiment, demo-entities; may repeat; "
         "the embedded models by default",
     )
-    group.add_argument("--dtype", choices=DTYPES, help="weights; default: auto")
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="weights; default: auto, as stored; int8 and int4 quantize while loading",
+    )
     group.add_argument("--device", choices=DEVICES, help="default: cpu")
     group.add_argument("--threads", type=int, help="compute threads; default, and 0: one per core")
     group.add_argument(
@@ -34,6 +41,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--kv-dtype",
         choices=KV_DTYPES,
         help="KV cache; default: auto, the model's dtype",
+    )
+    group.add_argument(
+        "--packed-cache",
+        metavar="DIR|off",
+        help="where weights are kept as they are served, for the next start; "
+        "default: phi3svc/packed in $XDG_CACHE_HOME or ~/.cache",
     )
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="every other setting")
 
@@ -52,7 +65,7 @@ def check_address(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that a server that runs already would not hear of."""
     if not args.address:
         return
-    for name in ("model", "dtype", "device", "threads", "kv_memory", "kv_dtype", "config"):
+    for name in ("model", *SERVER_FLAGS):
         if getattr(args, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             hint = "; --name chooses among its models" if name == "model" else ""
@@ -74,6 +87,7 @@ def server_config(
         "num_threads": args.threads,
         "kv_memory_bytes": args.kv_memory << 20 if args.kv_memory is not None else None,
         "kv_dtype": args.kv_dtype,
+        "packed_cache": args.packed_cache,
     }
     return load_server_config(args.config, overrides, engine)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from phi3svc.errors import ConfigError
 
@@ -32,7 +33,9 @@ class EngineConfig:
     was computed for prompts and answers as long as there is room, for requests that begin alike.
     max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
     pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
-    when they compete for the time that prompts take.
+    when they compete for the time that prompts take. packed_cache: where packed weights are kept
+    for the next start: "auto" for `user_cache_folder`, "off", or a folder. packed_cache_bytes: of
+    all that it holds; what was not used for longest goes first.
     """
 
     max_step_tokens: int = 512
@@ -46,6 +49,8 @@ class EngineConfig:
     prefix_cache: bool = True
     max_draft_tokens: int = 16
     tenant_weights: dict[str, int] = field(default_factory=dict)
+    packed_cache: str = "auto"
+    packed_cache_bytes: int = 64 << 30
 
     def __post_init__(self) -> None:
         self._check("max_step_tokens", 1, 1 << 20)
@@ -56,9 +61,14 @@ class EngineConfig:
         self._check("kv_memory_bytes", 0, 1 << 48)
         self._check("num_threads", 0, MAX_THREADS)
         self._check("max_draft_tokens", 0, 64)
+        self._check("packed_cache_bytes", 0, 1 << 48)
         if self.kv_dtype not in KV_DTYPES:
             raise ConfigError(
                 f"engine.kv_dtype={self.kv_dtype!r}: must be one of {', '.join(KV_DTYPES)}"
+            )
+        if not self.packed_cache or "\0" in self.packed_cache:
+            raise ConfigError(
+                f"engine.packed_cache={self.packed_cache!r}: must be auto, off or a folder"
             )
         if not isinstance(self.prefix_cache, bool):
             raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
@@ -72,6 +82,26 @@ class EngineConfig:
             raise ConfigError(f"engine.{setting}={value}: must be {low} to {high}")
 
     @property
+    def packed_cache_folder(self) -> Path | None:
+        """None where nothing is to be kept, or this user has no folder for it."""
+        if self.packed_cache == "off":
+            return None
+        if self.packed_cache == "auto":
+            return user_cache_folder()
+        return Path(self.packed_cache)
+
+    @property
     def num_threads_to_use(self) -> int:
         """`num_threads`, with 0 replaced by the number of CPUs this process may run on."""
         return self.num_threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
+
+
+def user_cache_folder() -> Path | None:
+    """$XDG_CACHE_HOME/phi3svc/packed, by default in ~/.cache (XDG Base Directory Specification)."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # a user without a home
+            return None
+    return base / "phi3svc" / "packed"

@@ -79,6 +79,12 @@ _BY_NAME = {"int8": Quantization(8), "int4": Quantization(4)} | {
 }
 
 
+def dtype_of_format(format: str) -> str:
+    """As `--dtype` has the weight format: "int4" for "int4-g32-min"."""
+    quantization = Quantization.of(format)
+    return format if quantization is None else quantization.dtype
+
+
 def read_quantization(fields: Fields) -> Quantization | None:
     """What a config.json's quantization_config says, None where it has none.
 

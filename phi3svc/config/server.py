@@ -28,7 +28,7 @@ from phi3svc.config.checkpoint import EMBEDDED_MODELS
 from phi3svc.config.engine import EngineConfig
 from phi3svc.errors import ConfigError
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 DEVICES = ("cpu",)
 DEFAULT_LISTEN = ("127.0.0.1:50051",)
 

@@ -13,6 +13,7 @@ import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from phi3svc.config.conversion import transformers_command
 from phi3svc.config.files import open_file
@@ -97,30 +98,43 @@ def first_float_dtype(path: Path) -> str:
     raise ConfigError(f"{path}: no tensor in {', '.join(FLOAT_DTYPES)}")
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself: its tensors in order, and its `__metadata__`."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, object]
+
+
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file, in the order of its header."""
+    with open_file(file) as stream:
+        return header_of(stream, file).tensors
+
+
+def header_of(stream: BinaryIO, file: Path) -> Header:
+    """The header of `file`, which is open. Raises ConfigError in one line."""
     try:
-        with open_file(file) as stream:
-            file_size = stream.seek(0, 2)
-            stream.seek(0)
-            header_len = int.from_bytes(stream.read(8), "little")
-            if file_size < 8 or header_len > file_size - 8:
-                raise ConfigError(
-                    f"{file}: truncated or not safetensors: header of {header_len} bytes in a "
-                    f"file of {file_size}"
-                )
-            if header_len > MAX_HEADER_BYTES:
-                raise ConfigError(
-                    f"{file}: header of {header_len} bytes; expected at most {MAX_HEADER_BYTES}"
-                )
-            header = parse_json_object(stream.read(header_len), f"{file} header")
+        file_size = stream.seek(0, 2)
+        stream.seek(0)
+        header_len = int.from_bytes(stream.read(8), "little")
+        if file_size < 8 or header_len > file_size - 8:
+            raise ConfigError(
+                f"{file}: truncated or not safetensors: header of {header_len} bytes in a "
+                f"file of {file_size}"
+            )
+        if header_len > MAX_HEADER_BYTES:
+            raise ConfigError(
+                f"{file}: header of {header_len} bytes; expected at most {MAX_HEADER_BYTES}"
+            )
+        header = parse_json_object(stream.read(header_len), f"{file} header")
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     data_start = 8 + header_len
     tensors = {name: _tensor_info(name, entry, file, data_start) for name, entry in header.items()}
     _check_tiling(file, tensors, data_start, file_size)
-    return tensors
+    return Header(tensors, metadata if isinstance(metadata, dict) else {})
 
 
 def _tensor_info(name: str, entry: object, file: Path, data_start: int) -> TensorInfo:

@@ -43,8 +43,8 @@ class ModelInfo:
 
     path: the checkpoint's folder; text.Tokenizer and text.ChatTemplate load from it.
     max_context_len: tokens a prompt and its answer may have together (the config's limit, or less
-    where the KV memory is smaller). dtype: "float32" or "bfloat16". fingerprint: hex digest of the
-    checkpoint's content. tasks: subset of {"generation", "sequence-classification",
+    where the KV memory is smaller). dtype: of the weights, as `--dtype` has it. fingerprint: hex
+    digest of the checkpoint's content. tasks: subset of {"generation", "sequence-classification",
     "token-classification"}.
     """
 

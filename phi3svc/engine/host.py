@@ -9,6 +9,7 @@ from pathlib import Path
 from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.engine import EngineConfig
+from phi3svc.config.quantization import dtype_of_format
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
@@ -26,6 +27,7 @@ from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.model.kv_cache import page_bytes, page_dtype
 from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
+from phi3svc.model.packed_cache import PackedCache
 
 _PROGRESS_INTERVAL_S = 0.1
 
@@ -45,9 +47,10 @@ class EngineHost:
         except ops.Error as error:
             raise ConfigError(str(error)) from None
         ops.set_num_threads(config.num_threads_to_use)
+        cache = PackedCache.of(config)
         networks = {
             source.name: load_network(
-                Path(source.path), source.dtype, _Progress(source.name, on_progress)
+                Path(source.path), source.dtype, _Progress(source.name, on_progress), cache
             )
             for source in sources
         }
@@ -62,7 +65,7 @@ class EngineHost:
             LoadedModel(
                 name=source.name,
                 context_len=self._cores[source.name].context_len,
-                dtype=str(networks[source.name].dtype).removeprefix("torch."),
+                dtype=dtype_of_format(networks[source.name].format),
                 fingerprint=fingerprint(Path(source.path)),
                 tasks=sorted(networks[source.name].heads),
             )

@@ -10,10 +10,11 @@ def available_bytes(root: Path = Path("/")) -> int:
     """Bytes this process may still take: what the machine has, or less where a cgroup limits it.
 
     Reads Linux' MemAvailable and the memory controllers (cgroup v2) above this process. As in
-    MemAvailable, cached files count as free: else reading a checkpoint would seem to use it up.
-    root: where /proc and /sys are.
+    MemAvailable, cached files count as free: else reading a checkpoint would seem to use it up. Not
+    so those that this process has mapped, the weights. root: where /proc and /sys are.
     """
-    available = _fields(root / "proc/meminfo")["MemAvailable:"] * 1024
+    mapped = _fields(root / "proc/self/status")["RssFile:"] * 1024
+    available = _fields(root / "proc/meminfo")["MemAvailable:"] * 1024 - mapped
     for folder in _cgroups(root):
         try:
             limit = int((folder / "memory.max").read_text())
@@ -22,7 +23,7 @@ def available_bytes(root: Path = Path("/")) -> int:
         except (OSError, ValueError):  # no controller here, or "max": no limit
             continue
         cached = stat.get("active_file", 0) + stat.get("inactive_file", 0)
-        available = min(available, limit - used + cached)
+        available = min(available, limit - used + max(0, cached - mapped))
     return max(0, available)
 
 
@@ -59,4 +60,4 @@ def _cgroups(root: Path) -> Iterator[Path]:
 def _fields(path: Path) -> dict[str, int]:
     """Lines of a name and a number."""
     pairs = (line.split()[:2] for line in path.read_text().splitlines())
-    return {name: int(number) for name, number in pairs}
+    return {name: int(number) for name, number in (p for p in pairs if p[-1].isdecimal())}

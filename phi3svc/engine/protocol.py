@@ -25,7 +25,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class ModelSource(Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint to serve. path: its folder. dtype: "auto", "float32" or "bfloat16"."""
+    """A checkpoint to serve. path: its folder. dtype: as `--dtype` has it."""
 
     name: str
     path: str

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from phi3svc import ops
 from phi3svc.config.model import Phi3Config
 from phi3svc.model.network import Head
-from phi3svc.model.weights import TensorSource
+from phi3svc.model.weight_source import WeightSource
 from phi3svc.ops import PackedLinear
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -30,19 +28,19 @@ def required_head_names(config: Phi3Config) -> list[str]:
 
 
 def load_embedding_and_head(
-    config: Phi3Config, source: TensorSource, to: torch.dtype
+    config: Phi3Config, source: WeightSource
 ) -> tuple[Tensor | PackedLinear, PackedLinear | None]:
     """E and the language-model head, the same object where they are tied; None without a head."""
     if LM_HEAD in source:
         # Even if the config says tied: transformers does not tie two tensors that differ.
-        return source.read(EMBEDDING, to), ops.pack_linear(source.read(LM_HEAD, to))
+        return source.plain(EMBEDDING), source.linear(LM_HEAD)
     if config.tie_word_embeddings and config.task == "generation":
-        packed = ops.pack_linear(source.read(EMBEDDING, to))
+        packed = source.linear(EMBEDDING)
         return packed, packed
-    return source.read(EMBEDDING, to), None
+    return source.plain(EMBEDDING), None
 
 
-def score_head_of(config: Phi3Config, source: TensorSource) -> Head | None:
+def score_head_of(config: Phi3Config, source: WeightSource) -> Head | None:
     """What `score` classifies. In transformers only a token classifier's score has a bias."""
     if SCORE not in source:
         return None

@@ -2,42 +2,115 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-import torch
-
+from phi3svc import ops
+from phi3svc.config.checkpoint import fingerprint
+from phi3svc.config.files import open_file
 from phi3svc.config.model import BYTES_PER_ELEMENT, Phi3Config
+from phi3svc.config.quantization import Quantization, check_dtype
+from phi3svc.config.tensors import SINGLE_FILE, weight_files
 from phi3svc.errors import ConfigError
 from phi3svc.model import phi3_weights, phi3small_weights
 from phi3svc.model.network import Network
+from phi3svc.model.packed_cache import PackedCache
+from phi3svc.model.packed_format import VERSION
+from phi3svc.model.packed_source import PackedSource
+from phi3svc.model.packed_writer import PackedFileWriter
+from phi3svc.model.packing import PackedWeight, PackingSource, packed_bytes
 from phi3svc.model.phi3 import Phi3Network
 from phi3svc.model.phi3small import Phi3SmallNetwork
-from phi3svc.model.weights import Progress, TensorSource, WeightReader
+from phi3svc.model.quantization import POLICY_VERSION
+from phi3svc.model.weight_source import WeightSource
+from phi3svc.model.weights import Progress, WeightReader
+
+logger = logging.getLogger(__name__)
+
+MIN_CACHED_BYTES = 64 << 20
+"""Of packed weights; fewer are packed before anyone notices."""
 
 
-def load_network(path: Path, dtype: str = "auto", progress: Progress | None = None) -> Network:
+def load_network(
+    path: Path,
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    cache: PackedCache | None = None,
+) -> Network:
     """Load the checkpoint in folder `path`.
 
-    dtype: "float32", "bfloat16", or "auto" for the config's. One tensor at a time is read,
-    converted and packed, so the peak is the packed weights and twice the largest tensor. Raises
-    ConfigError in one line.
+    dtype: "float32", "bfloat16", "int8", "int4" or one of its formats ("int4-g128"); "auto" for the
+    checkpoint's. One tensor at a time is read, converted and packed, so the peak is the packed
+    weights and twice the largest tensor. cache: where packed weights are kept; they are mapped and
+    used as they lie there, as are those of a quantized checkpoint. Raises ConfigError in one line;
+    a cache that does not work is a warning, and the weights are packed in memory.
     """
     config = Phi3Config.from_dir(path)
+    format = weight_format(config, dtype, str(path))
+    if config.quantization is not None:
+        file = path / SINGLE_FILE
+        with open_file(file) as stream:
+            return _map_network(config, format, stream, file, progress)
+    reader = _open_reader(path, config, progress)
+    if cache is not None and packed_bytes(reader.shapes, format) >= MIN_CACHED_BYTES:
+        try:
+            return _load_cached(path, config, format, cache, reader, progress)
+        except ConnectionError:  # whoever is told of the progress is gone
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            logger.warning("packed weights are not cached in %s: %s", cache.folder, reason)
+        reader = _open_reader(path, config, progress)
+    return build_network(config, PackingSource(reader, format))
+
+
+def weight_format(config: Phi3Config, dtype: str, where: str) -> str:
+    """The format of linear weights that `dtype` stands for. Raises ConfigError."""
+    if config.quantization is not None:
+        check_dtype(dtype, config.quantization, where)
+        return config.quantization.format
     if dtype == "auto":
-        dtype = config.dtype
+        return config.dtype
+    quantization = Quantization.of(dtype)
+    if quantization is not None:
+        return quantization.format
     if dtype not in BYTES_PER_ELEMENT:
-        raise ConfigError(f"dtype={dtype!r}: must be one of auto, {', '.join(BYTES_PER_ELEMENT)}")
-    reader = WeightReader(path, expected_shapes(config), required_names(config), progress)
-    return build_network(config, reader, getattr(torch, dtype))
+        raise ConfigError(
+            f"dtype={dtype!r}: must be one of auto, {', '.join(BYTES_PER_ELEMENT)}, int8, int4"
+        )
+    return dtype
 
 
-def build_network(config: Phi3Config, source: TensorSource, dtype: torch.dtype) -> Network:
+def pack_checkpoint(
+    path: Path,
+    format: str,
+    descriptor: int,
+    progress: Progress | None = None,
+    on_packed: Callable[[PackedWeight], None] | None = None,
+) -> None:
+    """Write the checkpoint in folder `path` into an empty file as `model/packed_format.py` says.
+
+    format: of the linear weights; on_packed: told of each of them. Raises ConfigError in one line,
+    and OSError where the disk is full.
+    """
+    config = Phi3Config.from_dir(path)
+    if config.quantization is not None:
+        raise ConfigError(f"{path}: is quantized already, to {config.quantization.format}")
+    _write(config, format, descriptor, _open_reader(path, config, progress), on_packed)
+
+
+def build_network(config: Phi3Config, source: WeightSource) -> Network:
     """The network that `config` describes, of the weights in `source`."""
+    network: Network
     if config.small is not None:
-        small_weights, heads = phi3small_weights.load_phi3small(config, source, dtype)
-        return Phi3SmallNetwork(config, small_weights, heads)
-    weights, heads = phi3_weights.load_phi3(config, source, dtype)
-    return Phi3Network(config, weights, heads)
+        network = Phi3SmallNetwork(config, *phi3small_weights.load_phi3small(config, source))
+    else:
+        network = Phi3Network(config, *phi3_weights.load_phi3(config, source))
+    network.format = source.format
+    return network
 
 
 def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
@@ -52,3 +125,77 @@ def required_names(config: Phi3Config) -> list[str]:
     if config.small is not None:
         return phi3small_weights.required_names(config)
     return phi3_weights.required_names(config)
+
+
+def _open_reader(path: Path, config: Phi3Config, progress: Progress | None) -> WeightReader:
+    return WeightReader(path, expected_shapes(config), required_names(config), progress)
+
+
+def _load_cached(
+    path: Path,
+    config: Phi3Config,
+    format: str,
+    cache: PackedCache,
+    reader: WeightReader,
+    progress: Progress | None,
+) -> Network:
+    """Map what the cache has, or else put it there first. OSError where the cache does not work."""
+    key = _cache_key(path, format)
+    num_bytes = packed_bytes(reader.shapes, format)
+
+    def write(descriptor: int) -> None:
+        _write(config, format, descriptor, reader)
+
+    def on_wait() -> None:
+        if progress is not None:
+            progress(0, num_bytes)
+
+    entry = cache.find(key)
+    is_told = entry is not None  # else of what is read and packed
+    if entry is None:
+        entry = cache.make(key, num_bytes, write, on_wait)
+    try:
+        with entry.stream:
+            return _map_network(
+                config, format, entry.stream, entry.file, progress if is_told else None
+            )
+    except ConfigError as error:
+        cache.remove(key)
+        if not is_told:  # made just now
+            raise OSError(str(error)) from None
+        logger.warning("%s; it is made again", error)
+    return _load_cached(path, config, format, cache, reader, progress)
+
+
+def _write(
+    config: Phi3Config,
+    format: str,
+    descriptor: int,
+    reader: WeightReader,
+    on_packed: Callable[[PackedWeight], None] | None = None,
+) -> None:
+    num_bytes = packed_bytes(reader.shapes, format)
+    writer = PackedFileWriter(descriptor, format, reader.shapes, num_bytes)
+    build_network(config, PackingSource(reader, format, writer, on_packed))
+    writer.finish()
+
+
+def _map_network(
+    config: Phi3Config, format: str, stream: BinaryIO, file: Path, progress: Progress | None
+) -> Network:
+    """The network of a packed file, which is open."""
+    shapes, required = expected_shapes(config), required_names(config)
+    source = PackedSource(stream, file, format, shapes, required, progress)
+    return build_network(config, source)
+
+
+def _cache_key(path: Path, format: str) -> str:
+    """64 hex digits for what decides a packed file: the checkpoint, the format, how it is packed.
+
+    The fingerprint looks at a few numbers of a weight only; who changes others changes the time of
+    the file.
+    """
+    versions = (VERSION, ops.PACKED_LAYOUT_VERSION, POLICY_VERSION)
+    stats = [file.stat() for file in weight_files(path)]
+    parts = (fingerprint(path), format, versions, [(s.st_size, s.st_mtime_ns) for s in stats])
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -53,7 +53,11 @@ class Network(ABC):
     Workspaces are kept between calls: what `forward`, `logits` and `scores` return is good until
     the next call of the same method. Passes are recorded, and run again on inputs of the same
     shape. Not for two threads at once.
+
+    format: of the linear weights, unless one had to keep more bits; dtype: A, of all others.
     """
+
+    format: str
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class Network(ABC):
         head = weights.lm_head
         if head is None:
             raise ValueError("this network has no generation head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
+        normed = self._rows("normed", len(rows), head)
         logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
         ops.lm_head(
             h,
@@ -148,12 +152,30 @@ class Network(ABC):
         head = weights.score
         if head is None:
             raise ValueError("this network has no classification head")
-        normed = self._buffer("normed", len(rows), self.config.hidden_size)
+        normed = self._rows("normed", len(rows), head)
         scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
         ops.classify_head(
             h, rows, weights.norm, eps, head, weights.score_bias, normed, scores, weights.norm_bias
         )
         return scores
+
+    def _rows(self, name: str, num_rows: int, weight: PackedLinear) -> Tensor:
+        """The workspace `name` for rows that `weight` is to be multiplied with.
+
+        A [n, k]; of a weight in an integer format, quantized rows.
+        """
+        if weight.is_integer:
+            row_bytes = ops.quantized_row_bytes(weight.in_features)
+            return self._buffer(f"quantized {name}", num_rows, row_bytes, dtype=torch.int8)
+        return self._buffer(name, num_rows, weight.in_features)
+
+    def _as_rows_of(self, weight: PackedLinear, name: str, x: Tensor) -> Tensor:
+        """x, A [n, k], as `weight` is to be multiplied with it: as it is, or quantized."""
+        if not weight.is_integer:
+            return x
+        rows = self._rows(name, len(x), weight)
+        ops.quantize(x, rows)
+        return rows
 
     def _buffer(
         self, name: str, num_rows: int, *row_shape: int, dtype: torch.dtype | None = None

@@ -45,7 +45,6 @@ class Phi3Network(Network):
         c = self.config
         t = inputs.num_tokens
         h = self._buffer("h", t, c.hidden_size, dtype=torch.float32)
-        x = self._buffer("x", t, c.hidden_size)
         q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
         mixed = self._buffer("mixed", t, c.num_attention_heads * c.head_dim)
         act = self._buffer("act", t, c.intermediate_size)
@@ -59,6 +58,7 @@ class Phi3Network(Network):
         for layer_idx, layer in enumerate(self.weights.layers):
             k_pages, v_pages = kv.layers[layer_idx]
             scales = kv.scales[layer_idx]
+            x = self._rows("x", t, layer.qkv)
             ops.rms_norm(h, layer.input_norm, c.rms_norm_eps, x)
             ops.qkv_rope(
                 x,
@@ -84,9 +84,12 @@ class Phi3Network(Network):
                 mixed,
                 *scales,
             )
-            ops.linear(mixed, layer.o, h, accumulate=True)
+            x = self._as_rows_of(layer.o, "mixed", mixed)
+            ops.linear(x, layer.o, h, accumulate=True)
+            x = self._rows("x", t, layer.gate_up)
             ops.rms_norm(h, layer.post_attention_norm, c.rms_norm_eps, x)
-            ops.mlp(x, layer.gate_up, layer.down, act, h)
+            quantized_act = self._rows("act", t, layer.down) if layer.down.is_integer else None
+            ops.mlp(x, layer.gate_up, layer.down, act, h, quantized_act=quantized_act)
             if on_layer is not None:
                 on_layer(layer_idx + 1, h)
         return h

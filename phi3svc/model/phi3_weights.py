@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from phi3svc import ops
 from phi3svc.config.model import Phi3Config
 from phi3svc.model.heads import (
     EMBEDDING,
@@ -19,7 +17,8 @@ from phi3svc.model.heads import (
     score_head_of,
 )
 from phi3svc.model.network import Head, OuterWeights
-from phi3svc.model.weights import TensorSource, layer_name
+from phi3svc.model.weight_source import WeightSource
+from phi3svc.model.weights import layer_name
 from phi3svc.ops import PackedLinear
 
 NORM = "model.norm.weight"
@@ -75,38 +74,29 @@ def required_names(config: Phi3Config) -> list[str]:
     return names + required_head_names(config)
 
 
-def load_phi3(
-    config: Phi3Config, source: TensorSource, to: torch.dtype
-) -> tuple[Phi3Weights, frozenset[Head]]:
-    """Read, convert and pack one tensor after the other; also says which heads they make."""
-
-    def plain(name: str) -> Tensor:
-        return source.read(name, to)
-
-    def packed(name: str) -> PackedLinear:
-        return ops.pack_linear(plain(name))
-
+def load_phi3(config: Phi3Config, source: WeightSource) -> tuple[Phi3Weights, frozenset[Head]]:
+    """Take one weight after the other; also says which heads they make."""
     layers = tuple(
         LayerWeights(
-            input_norm=plain(layer_name(i, "input_layernorm")),
-            qkv=packed(layer_name(i, "self_attn.qkv_proj")),
-            o=packed(layer_name(i, "self_attn.o_proj")),
-            post_attention_norm=plain(layer_name(i, "post_attention_layernorm")),
-            gate_up=ops.pack_gate_up(plain(layer_name(i, "mlp.gate_up_proj"))),
-            down=packed(layer_name(i, "mlp.down_proj")),
+            input_norm=source.plain(layer_name(i, "input_layernorm")),
+            qkv=source.linear(layer_name(i, "self_attn.qkv_proj")),
+            o=source.linear(layer_name(i, "self_attn.o_proj")),
+            post_attention_norm=source.plain(layer_name(i, "post_attention_layernorm")),
+            gate_up=source.gate_up(layer_name(i, "mlp.gate_up_proj")),
+            down=source.linear(layer_name(i, "mlp.down_proj")),
         )
         for i in range(config.num_hidden_layers)
     )
-    embedding, lm_head = load_embedding_and_head(config, source, to)
+    embedding, lm_head = load_embedding_and_head(config, source)
     score_head = score_head_of(config, source)
     has_bias = score_head == "token-classification" and SCORE_BIAS in source
     weights = Phi3Weights(
         embedding=embedding,
         layers=layers,
-        norm=plain(NORM),
+        norm=source.plain(NORM),
         lm_head=lm_head,
-        score=packed(SCORE) if score_head is not None else None,
-        score_bias=plain(SCORE_BIAS) if has_bias else None,
+        score=source.linear(SCORE) if score_head is not None else None,
+        score_bias=source.plain(SCORE_BIAS) if has_bias else None,
     )
     heads: set[Head] = {"generation"} if lm_head is not None else set()
     if score_head is not None:

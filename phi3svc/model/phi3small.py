@@ -54,7 +54,6 @@ class Phi3SmallNetwork(Network):
         c, small = self.config, self.small
         t = inputs.num_tokens
         h = self._buffer("h", t, c.hidden_size, dtype=torch.float32)
-        x = self._buffer("x", t, c.hidden_size)
         q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
         mixed = self._buffer("mixed", t, c.num_attention_heads * c.head_dim)
         act = self._buffer("act", t, c.intermediate_size)
@@ -69,6 +68,7 @@ class Phi3SmallNetwork(Network):
         for layer_idx, layer in enumerate(self.weights.layers):
             k_pages, v_pages = kv.layers[layer_idx]
             k_scales, v_scales = kv.scales[layer_idx]
+            x = self._rows("x", t, layer.qkv)
             ops.layer_norm(h, layer.input_norm, layer.input_norm_bias, c.rms_norm_eps, x)
             ops.qkv_rope(
                 x,
@@ -98,9 +98,12 @@ class Phi3SmallNetwork(Network):
                 v_scales,
                 block_sparse=None if small.is_dense(layer_idx) else self._sparse,
             )
-            ops.linear(mixed, layer.dense, h, bias=layer.dense_bias, accumulate=True)
+            x = self._as_rows_of(layer.dense, "mixed", mixed)
+            ops.linear(x, layer.dense, h, bias=layer.dense_bias, accumulate=True)
+            x = self._rows("x", t, layer.gate_up)
             norm, norm_bias = layer.post_attention_norm, layer.post_attention_norm_bias
             ops.layer_norm(h, norm, norm_bias, c.rms_norm_eps, x)
+            quantized_act = self._rows("act", t, layer.down) if layer.down.is_integer else None
             ops.mlp(
                 x,
                 layer.gate_up,
@@ -110,6 +113,7 @@ class Phi3SmallNetwork(Network):
                 gate_up_bias=layer.gate_up_bias,
                 down_bias=layer.down_bias,
                 gegelu_limit=small.gegelu_limit,
+                quantized_act=quantized_act,
             )
             if on_layer is not None:
                 on_layer(layer_idx + 1, h)

@@ -7,11 +7,11 @@ group, and the two halves of the MLP. Rows are put in order once, here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from phi3svc import ops
 from phi3svc.config.model import Phi3Config
 from phi3svc.config.phi3small_tokens import DUMMY_TOKEN_IDS
 from phi3svc.model.heads import (
@@ -22,7 +22,8 @@ from phi3svc.model.heads import (
     required_head_names,
 )
 from phi3svc.model.network import Head, OuterWeights
-from phi3svc.model.weights import TensorSource, layer_name
+from phi3svc.model.weight_source import Rows, WeightSource
+from phi3svc.model.weights import layer_name
 from phi3svc.ops import PackedLinear
 
 NORM, NORM_BIAS = "model.final_layernorm.weight", "model.final_layernorm.bias"
@@ -86,41 +87,49 @@ def required_names(config: Phi3Config) -> list[str]:
 
 
 def load_phi3small(
-    config: Phi3Config, source: TensorSource, to: torch.dtype
+    config: Phi3Config, source: WeightSource
 ) -> tuple[Phi3SmallWeights, frozenset[Head]]:
-    """Read, convert and pack one tensor after the other; also says which heads they make."""
+    """Take one weight after the other; also says which heads they make."""
+    ungroup = partial(ungroup_qkv, config=config)
 
-    def read(layer_idx: int, module: str, kind: str = "weight") -> Tensor:
-        return source.read(layer_name(layer_idx, module, kind), to)
+    def linear(layer_idx: int, module: str, rows: Rows | None = None) -> PackedLinear:
+        return source.linear(layer_name(layer_idx, module), rows)
+
+    def norm(layer_idx: int, module: str) -> Tensor:
+        return source.plain(layer_name(layer_idx, module))
+
+    def bias(layer_idx: int, module: str, rows: Rows | None = None) -> Tensor:
+        return source.plain(layer_name(layer_idx, module, "bias"), rows)
 
     layers = tuple(
         Phi3SmallLayerWeights(
-            input_norm=read(i, "input_layernorm"),
-            input_norm_bias=read(i, "input_layernorm", "bias"),
-            qkv=ops.pack_linear(ungroup_qkv(read(i, "self_attn.query_key_value"), config)),
-            qkv_bias=ungroup_qkv(read(i, "self_attn.query_key_value", "bias"), config),
-            dense=ops.pack_linear(read(i, "self_attn.dense")),
-            dense_bias=read(i, "self_attn.dense", "bias"),
-            post_attention_norm=read(i, "post_attention_layernorm"),
-            post_attention_norm_bias=read(i, "post_attention_layernorm", "bias"),
-            gate_up=ops.pack_gate_up(deinterleave(read(i, "mlp.up_proj"))),
-            gate_up_bias=deinterleave(read(i, "mlp.up_proj", "bias")),
-            down=ops.pack_linear(read(i, "mlp.down_proj")),
-            down_bias=read(i, "mlp.down_proj", "bias"),
+            input_norm=norm(i, "input_layernorm"),
+            input_norm_bias=bias(i, "input_layernorm"),
+            qkv=linear(i, "self_attn.query_key_value", ungroup),
+            qkv_bias=bias(i, "self_attn.query_key_value", ungroup),
+            dense=linear(i, "self_attn.dense"),
+            dense_bias=bias(i, "self_attn.dense"),
+            post_attention_norm=norm(i, "post_attention_layernorm"),
+            post_attention_norm_bias=bias(i, "post_attention_layernorm"),
+            gate_up=source.gate_up(layer_name(i, "mlp.up_proj"), deinterleave),
+            gate_up_bias=bias(i, "mlp.up_proj", deinterleave),
+            down=linear(i, "mlp.down_proj"),
+            down_bias=bias(i, "mlp.down_proj"),
         )
         for i in range(config.num_hidden_layers)
     )
-    embedding, lm_head = load_embedding_and_head(config, source, to)
+    embedding, lm_head = load_embedding_and_head(config, source)
+    has_head = lm_head is not None
     weights = Phi3SmallWeights(
         embedding=embedding,
         layers=layers,
-        norm=source.read(NORM, to),
-        norm_bias=source.read(NORM_BIAS, to),
+        norm=source.plain(NORM),
+        norm_bias=source.plain(NORM_BIAS),
         lm_head=lm_head,
-        lm_head_bias=_forbidding_bias(config.vocab_size, to) if lm_head is not None else None,
-        score=ops.pack_linear(source.read(SCORE, to)) if SCORE in source else None,
+        lm_head_bias=_forbidding_bias(config.vocab_size, source.dtype) if has_head else None,
+        score=source.linear(SCORE) if SCORE in source else None,
     )
-    heads: set[Head] = {"generation"} if lm_head is not None else set()
+    heads: set[Head] = {"generation"} if has_head else set()
     if weights.score is not None:
         heads.add("sequence-classification")
     return weights, frozenset(heads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,7 @@ _OWN_PAGES_BYTES = 1 << 20
 
 
 class TensorSource(Protocol):
-    """Where a network's weights come from, by the names of today's transformers."""
+    """What a network's weights are made of, by the names of today's transformers."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -56,10 +56,8 @@ class WeightReader:
             if name in found:
                 _check(found[name], shape)
                 self._tensors[name] = found[name]
-        missing = [name for name in required if name not in self._tensors]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ConfigError(f"{path}: tensor {missing[0]!r}{more} missing from the checkpoint")
+        check_required(self._tensors, required, str(path))
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self._total_bytes = sum(tensor.num_bytes for tensor in self._tensors.values())
         self._done_bytes = 0
         self._progress = progress
@@ -104,6 +102,14 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def check_required(found: Container[str], required: Iterable[str], where: str) -> None:
+    """Raises ConfigError for tensors that the network cannot do without."""
+    missing = [name for name in required if name not in found]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"{where}: tensor {missing[0]!r}{more} missing from the checkpoint")
 
 
 def layer_name(layer_idx: int, module: str, kind: str = "weight") -> str:

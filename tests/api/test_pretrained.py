@@ -101,7 +101,13 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
         ({"device": "cuda"}, r"device='cuda': must be cpu"),
         ({"device_map": "cuda:0"}, r"device_map='cuda:0': must be auto or cpu"),
         ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or cpu"),
-        ({"quantization": "int8"}, "quantization='int8': must be None"),
+        ({"quantization": "int3"}, "quantization='int3': must be int8, int4 or None"),
+        ({"quantization": {"bits": 4}}, "quantization={'bits': 4}: must be int8, int4 or None"),
+        (
+            {"quantization": "int8", "dtype": torch.float32},
+            "dtype='float32': must be auto or bfloat16 where quantization is 'int8'",
+        ),
+        ({"packed_cache": ""}, r"engine\.packed_cache='': must be auto, off or a folder"),
         ({"dtype": "int3"}, r"dtype='int3'.*float32, bfloat16"),
         ({"load_in_4bit": True}, "load_in_4bit: not an argument"),
         ({"num_labels": 3}, "num_labels is 3; expected as many labels as there are, 0"),
@@ -115,6 +121,26 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Phi3ForCausalLM.from_pretrained(checkpoint(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "format"),
+    [
+        ({"quantization": "int8"}, "int8"),
+        ({"quantization": "int4", "dtype": torch.bfloat16}, "int4-g32-min"),
+        ({"dtype": "int4-g128"}, "int4-g128"),
+    ],
+)
+def test_linear_weights_are_quantized_and_the_model_computes_in_bfloat16(
+    checkpoint: MakeCheckpoint, options: dict[str, Any], format: str
+) -> None:
+    model = Phi3ForCausalLM.from_pretrained(checkpoint(), **options)
+    assert {layer.down.format for layer in model.network.weights.layers} == {format}
+    assert model.dtype == torch.bfloat16
+    ids = torch.tensor([[1, 2, 3, 4]])
+    exact = Phi3ForCausalLM.from_pretrained(checkpoint())(ids).logits
+    logits = model(ids).logits
+    assert 0 < (logits - exact).norm() < 0.7 * exact.norm()
 
 
 def test_revision_is_that_of_a_hub_id(

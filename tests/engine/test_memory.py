@@ -24,9 +24,12 @@ def test_shares_are_even_and_none_exceeds_its_need(
     assert share_evenly(total, needs) == shares
 
 
-def machine(root: Path, own: str, groups: dict[str, tuple[str, int, int]]) -> Path:
+def machine(
+    root: Path, own: str, groups: dict[str, tuple[str, int, int]], mapped_kib: int = 0
+) -> Path:
     """A fake /proc and /sys: 8000 KiB available; each group's limit, use and cached files."""
     (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/status").write_text(f"Name:\tx y\nRssFile:\t{mapped_kib:>8} kB\n")
     (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\nHugePages: 0\n")
     (root / "proc/self/cgroup").write_text(f"1:cpu:/x\n0::{own}\n")
     for name, (limit, used, cached) in groups.items():
@@ -56,6 +59,21 @@ def test_a_control_group_limits_what_is_available(
     tmp_path: Path, own: str, groups: dict[str, tuple[str, int, int]], expected: int
 ) -> None:
     assert available_bytes(machine(tmp_path, own, groups)) == expected
+
+
+@pytest.mark.parametrize(
+    ("mapped_kib", "groups", "expected"),
+    [
+        (3000, {}, 5000 * 1024),
+        (9000, {}, 0),
+        (2, {"": ("5000", 5000, 4500)}, 4500 - 2048),
+        (8, {"": ("6000", 5000, 4500)}, 1000),  # some of it is in the cache of another group
+    ],
+)
+def test_files_that_are_mapped_do_not_count_as_free(
+    tmp_path: Path, mapped_kib: int, groups: dict[str, tuple[str, int, int]], expected: int
+) -> None:
+    assert available_bytes(machine(tmp_path, "/", groups, mapped_kib)) == expected
 
 
 def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None:

@@ -1,0 +1,115 @@
+"""Weights of a checkpoint, packed one after the other as a network asks for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phi3svc import ops
+from phi3svc.config.quantization import Quantization
+from phi3svc.model.heads import EMBEDDING, LM_HEAD
+from phi3svc.model.packed_writer import PackedFileWriter
+from phi3svc.model.quantization import choose_format, first_format
+from phi3svc.model.weight_source import Rows, dtype_of
+from phi3svc.model.weights import TensorSource
+from phi3svc.ops import PackedLinear
+
+
+class PackedWeight(NamedTuple):
+    """What was made of one weight, for a report.
+
+    row_errors: by integer format, what is lost per row, as `ops.pack_linear` says; of every format
+    that was tried, one after the other.
+    """
+
+    name: str
+    packed: PackedLinear
+    row_errors: Mapping[str, Tensor]
+
+
+class PackingSource:
+    """A `WeightSource` that reads, converts and packs.
+
+    Which weights keep more bits than `format` has, `model/quantization.py` decides.
+    """
+
+    def __init__(
+        self,
+        tensors: TensorSource,
+        format: str,
+        writer: PackedFileWriter | None = None,
+        on_packed: Callable[[PackedWeight], None] | None = None,
+    ) -> None:
+        """format: of the linear weights. writer: packs into a file, and what this gives lies there.
+
+        on_packed: told of every linear weight.
+        """
+        self._tensors = tensors
+        self.format = format
+        self._writer = writer
+        self._on_packed = on_packed
+        self.dtype = dtype_of(format)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def plain(self, name: str, rows: Rows | None = None) -> Tensor:
+        tensor = self._read(name, rows)
+        return tensor if self._writer is None else self._writer.add_plain(name, tensor)
+
+    def linear(self, name: str, rows: Rows | None = None) -> PackedLinear:
+        return self._pack(name, rows, is_gate_up=False)
+
+    def gate_up(self, name: str, rows: Rows | None = None) -> PackedLinear:
+        return self._pack(name, rows, is_gate_up=True)
+
+    def _read(self, name: str, rows: Rows | None) -> Tensor:
+        tensor = self._tensors.read(name, self.dtype)
+        return tensor if rows is None else rows(tensor)
+
+    def _pack(self, name: str, rows: Rows | None, is_gate_up: bool) -> PackedLinear:
+        weight = self._read(name, rows)
+        format = first_format(name, self.format)
+        tried: dict[str, Tensor] = {}
+        while True:
+            packed, row_errors = self._pack_in(weight, format, is_gate_up)
+            if row_errors is None:
+                break
+            tried[format] = row_errors
+            better = choose_format(format, row_errors)
+            if better == format:
+                break
+            format = better
+        if self._writer is not None:
+            self._writer.add_linear(name, packed, is_gate_up)
+        if self._on_packed is not None:
+            self._on_packed(PackedWeight(name, packed, tried))
+        return packed
+
+    def _pack_in(
+        self, weight: Tensor, format: str, is_gate_up: bool
+    ) -> tuple[PackedLinear, Tensor | None]:
+        out = None
+        if self._writer is not None:
+            out_features, in_features = weight.shape
+            shape, dtype = ops.packed_shape(out_features, in_features, format, is_gate_up)
+            out = self._writer.room(shape, dtype)
+        row_errors = torch.empty(len(weight)) if Quantization.of(format) else None
+        pack = ops.pack_gate_up if is_gate_up else ops.pack_linear
+        return pack(weight, format, out, row_errors), row_errors
+
+
+def packed_bytes(shapes: Mapping[str, tuple[int, ...]], format: str) -> int:
+    """Bytes that tensors of these shapes take when packed, unless some have to keep more bits."""
+    total = 0
+    for name, shape in shapes.items():
+        if len(shape) == 2 and (name != EMBEDDING or LM_HEAD not in shapes):
+            shape, dtype = ops.packed_shape(*shape, first_format(name, format))
+        else:
+            dtype = dtype_of(format)
+        total += math.prod(shape) * dtype.itemsize
+    return total
