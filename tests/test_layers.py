@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "v1": set(),
     "service": {"engine", "text", "config", "errors", "log", "v1"},
     "bench": {"service", "engine", "config", "errors"},
-    "cli": {"bench", "service", "engine", "text", "config", "errors", "log"},
+    "cli": {"bench", "service", "engine", "model", "text", "config", "errors", "log"},
     "embedded": set(),
     "__init__": {"api", "config", "model"},
     "__main__": {"cli"},

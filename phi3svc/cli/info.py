@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints
+from phi3svc.cli.sizes import size_text
 from phi3svc.config.checkpoint import fingerprint, resolve_source, tokenizer_file
 from phi3svc.config.model import BYTES_PER_ELEMENT, KVDType, Phi3Config, Phi3SmallSettings
 from phi3svc.config.tensors import TensorInfo, list_tensors
@@ -129,7 +130,7 @@ def _show(facts: Mapping[str, object], ways: Sequence[Footprint]) -> None:
     console.print()
     console.print(_table(ways), soft_wrap=False)
     console.print(
-        f"That fits into the memory that is free now, with {_size(PROCESS_BYTES)} left for the "
+        f"That fits into the memory that is free now, with {size_text(PROCESS_BYTES)} left for the "
         "rest. --kv-memory is in MiB; without it, serve takes half of what is free."
     )
 
@@ -142,7 +143,7 @@ def _table(ways: Iterable[Footprint]) -> Table:
     for way in ways:
         table.add_row(
             way.dtype,
-            _size(way.weights_bytes),
+            size_text(way.weights_bytes),
             "int8" if way.kv_dtype == "int8" else "auto",
             f"{way.context_tokens:,}" if way.context_tokens else "does not fit",
             way.limited_by,
@@ -157,11 +158,5 @@ def _readable(name: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         return "yes" if value else "none" if value is None else "no"
     if isinstance(value, int) and (name.startswith("weights") or name.endswith("_bytes")):
-        return _size(value)
+        return size_text(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _size(num_bytes: int) -> str:
-    if num_bytes < 1 << 30:
-        return f"{num_bytes / (1 << 20):,.1f} MiB"
-    return f"{num_bytes / (1 << 30):,.2f} GiB"

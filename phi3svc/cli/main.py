@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from phi3svc import __version__
-from phi3svc.cli import bench, chat, classify, demo, generate, info, serve
+from phi3svc.cli import bench, chat, classify, demo, generate, info, quantize, serve
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.log import setup_logging
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": chat,
     "classify": classify,
     "bench": bench,
+    "quantize": quantize,
     "info": info,
     "demo": demo,
 }

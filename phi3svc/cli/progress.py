@@ -25,10 +25,11 @@ class LoadProgress:
     standard error for itself, and would hold them back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str = "loading") -> None:
+        self._verb = verb
         self._console = Console(stderr=True)
         self._bars = Progress(
-            TextColumn("loading {task.description}"),
+            TextColumn(f"{verb} {{task.description}}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TimeRemainingColumn(),
@@ -59,5 +60,6 @@ class LoadProgress:
             self._tasks[status.model] = self._bars.add_task(status.model, total=status.total)
             if not self._console.is_terminal:
                 size_mib = status.total / (1 << 20)
-                self._console.print(f"loading {status.model} ({size_mib:.1f} MiB)", highlight=False)
+                text = f"{self._verb} {status.model} ({size_mib:.1f} MiB)"
+                self._console.print(text, highlight=False)
         self._bars.update(self._tasks[status.model], completed=status.done, total=status.total)
