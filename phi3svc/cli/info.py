@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints
+from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints, weights_bytes
 from phi3svc.cli.sizes import size_text
 from phi3svc.config.checkpoint import fingerprint, resolve_source, tokenizer_file
-from phi3svc.config.model import BYTES_PER_ELEMENT, KVDType, Phi3Config, Phi3SmallSettings
+from phi3svc.config.model import KVDType, Phi3Config, Phi3SmallSettings
 from phi3svc.config.tensors import TensorInfo, list_tensors
 from phi3svc.engine.memory import available_bytes
 from phi3svc.text.stop_tokens import stop_token_ids
@@ -31,14 +31,20 @@ def run(args: argparse.Namespace) -> int:
     path = resolve_source(args.source).path
     config = Phi3Config.from_dir(path)
     tensors = list_tensors(path)
-    num_params = count_params(tensors)
     free_bytes = available_bytes()
-    ways = list(footprints(config, num_params, free_bytes))
-    facts = describe(config, num_params)
+    stored_bytes = sum(tensor.num_bytes for tensor in tensors.values())
+    if config.quantization is None:
+        num_params = count_params(tensors)
+        sizes = weights_bytes(config, num_params)
+    else:  # its tensors are packed, and served as they are
+        num_params = config.num_params
+        sizes = {config.quantization.dtype: stored_bytes}
+    ways = list(footprints(config, sizes, free_bytes))
+    facts = describe(config, num_params, sizes)
     if tokenizer_file(path).exists():
         facts["stop_token_ids"] = list(stop_token_ids(config, Tokenizer.from_dir(path)))
     facts |= {
-        "stored_bytes": sum(tensor.num_bytes for tensor in tensors.values()),
+        "stored_bytes": stored_bytes,
         "files": len({tensor.file for tensor in tensors.values()}),
         "folder": str(path),
         "fingerprint": fingerprint(path),
@@ -63,8 +69,8 @@ def count_params(tensors: Mapping[str, TensorInfo]) -> int:
     )
 
 
-def describe(config: Phi3Config, num_params: int) -> dict[str, object]:
-    """The facts by name; sizes in bytes."""
+def describe(config: Phi3Config, num_params: int, sizes: Mapping[str, int]) -> dict[str, object]:
+    """The facts by name; sizes in bytes. sizes: of the weights, by the dtype they are served in."""
     facts: dict[str, object] = {
         "architecture": config.architecture,
         "task": config.task,
@@ -79,15 +85,15 @@ def describe(config: Phi3Config, num_params: int) -> dict[str, object]:
         "rope": _rope(config),
         "sliding_window": config.sliding_window,
         "tied_embeddings": config.tie_word_embeddings,
-        "stored_dtype": config.dtype,
+        "stored_dtype": config.quantization.format if config.quantization else config.dtype,
         "stop_token_ids": list(config.eos_token_ids),
     }
     if config.small is not None:
         facts["block_sparse"] = _block_sparse(config.small)
     if config.labels:
         facts["labels"] = list(config.labels)
-    for dtype in DTYPES:
-        facts[f"weights_in_{dtype}"] = num_params * BYTES_PER_ELEMENT[dtype]
+    for dtype, num_bytes in sizes.items():
+        facts[f"weights_in_{dtype}"] = num_bytes
     for kv_dtype in KV_DTYPES:
         facts[f"kv_bytes_per_token_in_{kv_dtype}"] = config.kv_bytes_per_token(kv_dtype)
     return facts

@@ -63,12 +63,28 @@ class Quantization:
             return "int8"
         return f"int4-g{self.group_size}" + ("" if self.is_symmetric else "-min")
 
+    def packed_bytes(self, num_rows: int, in_features: int) -> int:
+        """What a weight takes in this format: 16 rows at a time, as csrc/core/weight_format.h."""
+        if self.bits == 8:
+            num_bytes = 16 * _rounded_up(in_features, 32)
+        else:
+            per_block = {(32, False): 64, (32, True): 32}.get(
+                (self.group_size, self.is_symmetric), 16
+            )
+            num_blocks = -(-in_features // 128)
+            num_bytes = _rounded_up(num_blocks * per_block, 64) + num_blocks * 16 * 64
+        return -(-num_rows // 16) * (64 + num_bytes)
+
     def to_json(self) -> dict[str, object]:
         """The quantization_config of a config.json."""
         record: dict[str, object] = {"quant_method": QUANT_METHOD, "bits": self.bits}
         if self.bits == 4:
             record |= {"group_size": self.group_size, "symmetric": self.is_symmetric}
         return record
+
+
+def _rounded_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 _BY_NAME = {"int8": Quantization(8), "int4": Quantization(4)} | {

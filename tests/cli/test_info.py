@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from phi3svc.cli import info
-from phi3svc.cli.footprint import PROCESS_BYTES, footprints
+from phi3svc.cli.footprint import PROCESS_BYTES, footprints, weights_bytes
 from phi3svc.cli.main import main
 from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import Phi3Config
@@ -69,6 +69,38 @@ def test_parameters_are_those_in_the_files(
     assert facts["kv_bytes_per_token_in_int8"] == 2 * 2 * 2 * (16 + 4)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+def test_weights_take_what_is_said(tmp_path: Path, dtype: str, tied: bool) -> None:
+    """Here no weight has to keep more bits."""
+    path = make_checkpoint(tmp_path, tie_word_embeddings=tied, vocab_size=304)
+    config = Phi3Config.from_dir(path)
+    expected = weights_bytes(config, config.num_params)[dtype]
+    weights = load_network(path, dtype).weights
+    tensors = [weights.norm, weights.lm_head.data]
+    if not tied:
+        tensors.append(weights.embedding)
+    for layer in weights.layers:
+        tensors += [layer.input_norm, layer.post_attention_norm]
+        tensors += [w.data for w in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    assert sum(tensor.nbytes for tensor in tensors) == expected
+
+
+def test_a_quantized_checkpoint_is_served_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    assert main(["quantize", str(source), str(tmp_path / "out"), "--dtype", "int4"]) == 0
+    capsys.readouterr()
+    facts = facts_of(tmp_path / "out", capsys)
+    assert facts["parameters"] == Phi3Config.from_dir(source).num_params
+    assert facts["stored_dtype"] == "int4-g32-min"
+    assert {way["dtype"] for way in facts["longest_context"]} == {"int4"}
+    assert facts["weights_in_int4"] == facts["stored_bytes"]
+    assert "weights_in_bfloat16" not in facts
+    assert facts["fingerprint"] != facts_of(source, capsys)["fingerprint"]
+
+
 def test_inverse_frequencies_are_no_parameters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,13 +121,18 @@ MINI = Phi3Config.from_dict(next(m for m in FAMILY if m.name == "Phi-3-mini-128k
     [
         (
             # Beside 14.235 GiB of weights and 0.586 GiB for the process: 9.179 GiB; beside 7.117,
-            # 16.297 GiB. 16 tokens take 12 MiB in float32, 6 in bfloat16, 3.125 in int8.
+            # 16.297 GiB; beside 3.655, 19.760; beside 2.073, 21.342. 16 tokens take 12 MiB in
+            # float32, 6 in bfloat16, 3.125 in int8.
             24 * GIB,
             [
                 ("float32", "float32", 783 * 16, "memory"),
                 ("float32", "int8", 3007 * 16, "memory"),
                 ("bfloat16", "bfloat16", 2781 * 16, "memory"),
                 ("bfloat16", "int8", 5340 * 16, "memory"),
+                ("int8", "bfloat16", 3372 * 16, "memory"),
+                ("int8", "int8", 6474 * 16, "memory"),
+                ("int4", "bfloat16", 3642 * 16, "memory"),
+                ("int4", "int8", 6993 * 16, "memory"),
             ],
         ),
         (
@@ -105,6 +142,10 @@ MINI = Phi3Config.from_dict(next(m for m in FAMILY if m.name == "Phi-3-mini-128k
                 ("float32", "int8", 0, "memory"),
                 ("bfloat16", "bfloat16", 733 * 16, "memory"),
                 ("bfloat16", "int8", 1407 * 16, "memory"),
+                ("int8", "bfloat16", 1324 * 16, "memory"),
+                ("int8", "int8", 2542 * 16, "memory"),
+                ("int4", "bfloat16", 1594 * 16, "memory"),
+                ("int4", "int8", 3061 * 16, "memory"),
             ],
         ),
         (
@@ -114,6 +155,10 @@ MINI = Phi3Config.from_dict(next(m for m in FAMILY if m.name == "Phi-3-mini-128k
                 ("float32", "int8", 131072, "model"),
                 ("bfloat16", "bfloat16", 131072, "model"),
                 ("bfloat16", "int8", 131072, "model"),
+                ("int8", "bfloat16", 131072, "model"),
+                ("int8", "int8", 131072, "model"),
+                ("int4", "bfloat16", 131072, "model"),
+                ("int4", "int8", 131072, "model"),
             ],
         ),
     ],
@@ -122,7 +167,7 @@ MINI = Phi3Config.from_dict(next(m for m in FAMILY if m.name == "Phi-3-mini-128k
 def test_longest_context_of_phi3_mini(
     free_bytes: int, expected: list[tuple[str, str, int, str]]
 ) -> None:
-    ways = list(footprints(MINI, MINI.num_params, free_bytes))
+    ways = list(footprints(MINI, weights_bytes(MINI, MINI.num_params), free_bytes))
     found = [(way.dtype, way.kv_dtype, way.context_tokens, way.limited_by) for way in ways]
     assert found == expected
     for way in ways:
@@ -139,8 +184,8 @@ def test_what_cannot_be_loaded_does_not_fit(num_spare: int, fits: bool) -> None:
     embedding_bytes = 2 * 200064 * 3072
     assert embedding_bytes > PROCESS_BYTES
     free_bytes = 2 * config.num_params + embedding_bytes + num_spare
-    ways = footprints(config, config.num_params, free_bytes)
-    assert [bool(way.context_tokens) for way in ways] == [False, False, fits, fits]
+    ways = footprints(config, weights_bytes(config, config.num_params), free_bytes)
+    assert [bool(way.context_tokens) for way in ways] == [*2 * [False], *2 * [fits], *4 * [True]]
 
 
 @pytest.mark.parametrize("room", [0, 100_000, 2_000_000, 1 << 30])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from phi3svc import ops
 from phi3svc.config.json_file import Fields
 from phi3svc.config.quantization import Quantization, check_dtype, read_quantization
 from phi3svc.errors import ConfigError
@@ -29,6 +30,13 @@ def test_a_scheme_has_one_name_and_one_record(name: str, scheme: Quantization) -
     assert scheme.format == name
     assert Quantization.of(name) == scheme
     assert read(scheme.to_json()) == scheme
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 33), (300, 129), (64, 3072)])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_packed_bytes_are_those_of_the_kernels(name: str, shape: tuple[int, int]) -> None:
+    (num_panels, panel_bytes), _ = ops.packed_shape(*shape, name)
+    assert SCHEMES[name].packed_bytes(*shape) == num_panels * panel_bytes
 
 
 def test_int4_alone_is_the_best_of_them() -> None:
