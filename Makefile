@@ -48,6 +48,7 @@ bench: build ## measure again what tests/bench/results holds
 	$(BIN)/python -m tests.bench.speculation
 	$(BIN)/python -m tests.bench.step_overhead
 	$(BIN)/python -m tests.bench.block_sparse
+	$(BIN)/python -m tests.bench.quality --plot tests/bench/results/quality.svg
 
 lint: setup ## ruff, clang-format
 	$(BIN)/ruff check .
