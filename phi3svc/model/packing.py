@@ -73,7 +73,7 @@ class PackingSource:
 
     def _pack(self, name: str, rows: Rows | None, is_gate_up: bool) -> PackedLinear:
         weight = self._read(name, rows)
-        format = first_format(name, self.format)
+        format = first_format(name, weight.shape[1], self.format)
         tried: dict[str, Tensor] = {}
         while True:
             packed, row_errors = self._pack_in(weight, format, is_gate_up)
@@ -108,7 +108,7 @@ def packed_bytes(shapes: Mapping[str, tuple[int, ...]], format: str) -> int:
     total = 0
     for name, shape in shapes.items():
         if len(shape) == 2 and (name != EMBEDDING or LM_HEAD not in shapes):
-            shape, dtype = ops.packed_shape(*shape, first_format(name, format))
+            shape, dtype = ops.packed_shape(*shape, first_format(name, shape[1], format))
         else:
             dtype = dtype_of(format)
         total += math.prod(shape) * dtype.itemsize

@@ -20,6 +20,9 @@ POLICY_VERSION = 1
 POLICY_VERSION = 1
 """To be raised with every change of what is decided here: packed weights on a disk go by it."""
 
+MAX_IN_FEATURES = 1 << 16
+"""Of a weight in an integer format: what `ops.pack_linear` takes."""
+
 MAX_ROW_ERROR = {
     "int4-g32-min": 0.20,
     "int4-g32": 0.22,
@@ -35,16 +38,16 @@ three, are left with the 16 steps of 4 bits.
 """
 
 
-def first_format(name: str, format: str) -> str:
+def first_format(name: str, in_features: int, format: str) -> str:
     """What to try first for the weight `name` of a network that is to be in `format`.
 
     An error of the head goes straight into the logits: in 4 bits it more than doubles what
     quantizing adds to the embedded model's perplexity (tests/bench/results/quality.md), so it gets
-    8. A classifier's few rows are left alone.
+    8. A classifier's few rows are left alone, as are rows too long for a sum in 32 bits.
     """
     if Quantization.of(format) is None:
         return format
-    if name == SCORE:
+    if name == SCORE or in_features > MAX_IN_FEATURES:
         return "bfloat16"
     # The embedding is packed only where it is the head as well.
     return "int8" if name in (LM_HEAD, EMBEDDING) else format

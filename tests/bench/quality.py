@@ -68,7 +68,7 @@ def print_embedded() -> None:
             f"{100 * entity_f1(entities):.2f}% |",
             flush=True,
         )
-    with mock.patch("phi3svc.model.packing.first_format", lambda name, format: format):
+    with mock.patch("phi3svc.model.packing.first_format", lambda name, in_features, format: format):
         for name in FORMATS[1:3]:
             chat = load_network(folders[0], name)
             print(f"{_of_answers(f'{name}, the head too', chat, exact)} | |", flush=True)

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.model.packing import PackedWeight, PackingSource
-from phi3svc.model.quantization import MAX_ROW_ERROR, choose_format, first_format
+from phi3svc.model.quantization import (
+    MAX_IN_FEATURES,
+    MAX_ROW_ERROR,
+    choose_format,
+    first_format,
+)
 
 FORMATS = tuple(MAX_ROW_ERROR)
 INT4 = tuple(name for name in FORMATS if name.startswith("int4"))
@@ -131,9 +136,15 @@ def test_head_gets_8_bits_and_a_classifier_all() -> None:
     assert pack(normal(), "int4-g32", "score.weight").packed.format == "bfloat16"
 
 
+def test_rows_that_no_integer_format_takes_are_left_alone() -> None:
+    weight = normal(rows=16, columns=MAX_IN_FEATURES + 16)
+    assert pack(weight, "int8").packed.format == "bfloat16"
+    assert pack(weight[:, :MAX_IN_FEATURES], "int8").packed.format == "int8"
+
+
 @pytest.mark.parametrize("format", ["float32", "bfloat16"])
 def test_float_formats_are_nobodys_business(format: str) -> None:
-    assert first_format("lm_head.weight", format) == format
+    assert first_format("lm_head.weight", NUM_COLUMNS, format) == format
     made = pack(with_super_weight(100.0), format)
     assert made.packed.format == format
     assert not made.row_errors
