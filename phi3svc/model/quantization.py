@@ -15,9 +15,6 @@ from phi3svc.config.quantization import Quantization
 from phi3svc.model.heads import EMBEDDING, LM_HEAD, SCORE
 
 POLICY_VERSION = 1
-"""Goes up with every change to what is decided here: cached weights are then packed again."""
-
-POLICY_VERSION = 1
 """To be raised with every change of what is decided here: packed weights on a disk go by it."""
 
 MAX_IN_FEATURES = 1 << 16

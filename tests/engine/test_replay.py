@@ -33,7 +33,10 @@ def restored_runtime() -> Iterator[None]:
 
 @pytest.fixture(
     scope="module",
-    params=["tiny-float32", "tiny-bfloat16", "windowed-float32", "small-float32", "small-bfloat16"],
+    params=[
+        *("tiny-float32", "tiny-bfloat16", "tiny-int4", "windowed-float32", "windowed-int8"),
+        *("small-float32", "small-bfloat16", "small-int4"),
+    ],
 )
 def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
@@ -69,7 +72,7 @@ def test_batch_and_chunks_change_no_bit(
 @pytest.mark.parametrize("max_step_tokens", [16, 2048])
 def test_preemption_changes_no_bit(network: Network, max_step_tokens: int) -> None:
     requests = mixed_requests(16, num_new=48)
-    core = make_core(network, max_step_tokens=max_step_tokens, num_blocks=20)
+    core = make_core(network, max_step_tokens=max_step_tokens, num_blocks=18)
     answers = run(core, requests)
     assert sum(answer.num_preemptions for answer in answers.values()) > 2
     assert answers == run_alone(network, requests)
@@ -109,7 +112,7 @@ def test_threads_change_no_bit_on_any_isa(tiny: Path, isa: str, num_threads: int
     ops.set_isa(isa)
     ops.set_num_threads(1)
     requests = mixed_requests(8)
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
         network = load_network(tiny, dtype)
         alone = run_alone(network, requests)
         ops.set_num_threads(num_threads)

@@ -12,7 +12,7 @@ from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=["float32", "bfloat16", "int8", "int4"])
 def network(request: pytest.FixtureRequest, checkpoint: MakeCheckpoint) -> Network:
     return load_network(checkpoint(original=32, sliding_window=21), request.param)
 

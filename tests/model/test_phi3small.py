@@ -173,7 +173,7 @@ def test_sequence_classification(small: MakeSmall) -> None:
     assert oracle.relative_error(scores, SmallOracle(path).scores(ids)) < 1e-4
 
 
-@pytest.fixture(params=["float32", "bfloat16"])
+@pytest.fixture(params=["float32", "bfloat16", "int8", "int4"])
 def network(request: pytest.FixtureRequest, small: MakeSmall) -> Phi3SmallNetwork:
     network = load_network(small(original=32), request.param)
     assert isinstance(network, Phi3SmallNetwork)

@@ -21,6 +21,7 @@ from phi3svc.model.loader import expected_shapes, load_network, required_names
 from phi3svc.model.weights import WeightReader
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import all_logits, random_ids
+from tests.model.headers import edit_header
 
 QKV = "model.layers.1.self_attn.qkv_proj.weight"
 NORM = "model.norm.weight"
@@ -50,17 +51,6 @@ def error_of(path: Path) -> str:
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     return str(caught.value)
-
-
-def edit_header(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Change the JSON header of the single file and keep its data."""
-    data = (path / SINGLE_FILE).read_bytes()
-    header_len = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + header_len])
-    edit(header)
-    text = json.dumps(header).encode()
-    rest = data[8 + header_len :]
-    (path / SINGLE_FILE).write_bytes(len(text).to_bytes(8, "little") + text + rest)
 
 
 def edit_tensors(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
@@ -172,12 +162,12 @@ HEADER_ATTACKS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 @pytest.mark.parametrize("attack", HEADER_ATTACKS)
 def test_header_attack_is_named(single: Path, attack: str) -> None:
     message, edit = HEADER_ATTACKS[attack]
-    edit_header(single, edit)
+    edit_header(single / SINGLE_FILE, edit)
     assert message in error_of(single)
 
 
 def test_duplicate_tensor_in_one_header(single: Path) -> None:
-    edit_header(single, lambda h: h.update({"\1": h[NORM]}))
+    edit_header(single / SINGLE_FILE, lambda h: h.update({"\1": h[NORM]}))
     file = single / SINGLE_FILE
     data = file.read_bytes().replace(b'"\\u0001"', b'"model.norm.weight"')
     header_len = int.from_bytes(data[:8], "little") + len(NORM) - 6
