@@ -24,8 +24,6 @@ from phi3svc.embedded.training.recipe_chat import encode
 from phi3svc.model.network import Network
 from phi3svc.text.tokenizer import Tokenizer
 
-NUM_DIALOGUES, NUM_REVIEWS, NUM_PASSAGES = 600, 1200, 600
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -42,14 +40,14 @@ class Answers:
         return (self.likeliest == other.likeliest).float().mean().item()
 
 
-def answers(network: Network) -> Answers:
+def answers(network: Network, num_dialogues: int) -> Answers:
     """Of the model `demo`."""
     folder = resolve_source("demo").path
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = Phi3ForCausalLM.from_network(network, str(folder))
     logprob_sum = 0.0
     likeliest = []
-    for dialogue in held_out_dialogues(NUM_DIALOGUES):
+    for dialogue in held_out_dialogues(num_dialogues):
         row = encode(tokenizer, dialogue)
         targets = torch.tensor(row.labels[1:])
         is_answer = targets != IGNORED
@@ -61,12 +59,12 @@ def answers(network: Network) -> Answers:
     return Answers(math.exp(-logprob_sum / len(places)), places)
 
 
-def sentiment_accuracy(network: Network) -> float:
+def sentiment_accuracy(network: Network, num_reviews: int) -> float:
     """Of the model `demo-sentiment`: the share of reviews that get their label."""
     folder = resolve_source("demo-sentiment").path
     tokenizer = Tokenizer.from_dir(folder)
     model = Phi3ForSequenceClassification.from_network(network, str(folder))
-    reviews = held_out_reviews(NUM_REVIEWS)
+    reviews = held_out_reviews(num_reviews)
     predicted = [
         int(logits.argmax())
         for logits in _logits(model, [tokenizer.encode(review.text) for review in reviews])
@@ -75,12 +73,12 @@ def sentiment_accuracy(network: Network) -> float:
     return sum(hits) / len(hits)
 
 
-def entity_f1(network: Network) -> float:
+def entity_f1(network: Network, num_passages: int) -> float:
     """Of the model `demo-entities`: exact matches of kind and span."""
     folder = resolve_source("demo-entities").path
     tokenizer = Tokenizer.from_dir(folder)
     model = Phi3ForTokenClassification.from_network(network, str(folder))
-    passages = held_out_passages(NUM_PASSAGES)
+    passages = held_out_passages(num_passages)
     encoded = [tokenizer.encode_with_offsets(passage.text) for passage in passages]
     num_hits = num_spans = 0
     rows = _logits(model, [ids for ids, _ in encoded])

@@ -31,6 +31,7 @@ from tests.bench.ggml_formats import ggml_formats
 from tests.bench.held_out import Answers, answers, entity_f1, sentiment_accuracy
 
 FORMATS = ("int8", "int4-g32-min", "int4-g32", "int4-g128-min", "int4-g128")
+NUM_DIALOGUES, NUM_REVIEWS, NUM_PASSAGES = 600, 1200, 600
 NUM_ROWS = 1024
 """Of each projection; all rows are alike."""
 SHAPES = {"qkv": 3072, "o": 3072, "gate_up": 3072, "down": 8192, "lm_head": 3072}
@@ -60,14 +61,12 @@ def print_embedded() -> None:
     folders = [resolve_source(name).path for name in ("demo", "demo-sentiment", "demo-entities")]
     print("| weights | bits | perplexity | same token | sentiment | entities |")
     print("| --- | --- | --- | --- | --- | --- |")
-    exact = answers(load_network(folders[0], "bfloat16"))
+    exact = answers(load_network(folders[0], "bfloat16"), NUM_DIALOGUES)
     for name in ("bfloat16", *FORMATS):
         chat, sentiment, entities = (load_network(folder, name) for folder in folders)
-        print(
-            f"{_of_answers(name, chat, exact)} {100 * sentiment_accuracy(sentiment):.2f}% | "
-            f"{100 * entity_f1(entities):.2f}% |",
-            flush=True,
-        )
+        accuracy, f1 = sentiment_accuracy(sentiment, NUM_REVIEWS), entity_f1(entities, NUM_PASSAGES)
+        text = f"{_of_answers(name, chat, exact)} {100 * accuracy:.2f}% | {100 * f1:.2f}% |"
+        print(text, flush=True)
     with mock.patch("phi3svc.model.packing.first_format", lambda name, in_features, format: format):
         for name in FORMATS[1:3]:
             chat = load_network(folders[0], name)
@@ -75,7 +74,7 @@ def print_embedded() -> None:
 
 
 def _of_answers(name: str, network: Network, exact: Answers) -> str:
-    said = answers(network)
+    said = answers(network, NUM_DIALOGUES)
     return (
         f"| {name} | {bits_per_weight(network):.2f} | {said.perplexity:.4f} | "
         f"{100 * said.agreement(exact):.2f}% |"

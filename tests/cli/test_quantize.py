@@ -218,8 +218,10 @@ def test_nothing_is_overwritten(
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name in ("out", "file", "link"):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
+    for name in ("out", "file", "link", "dangling"):
         expect_refusal(capsys, ["demo", str(tmp_path / name)], 2, f"{name}: is there already")
     assert nothing_but(out, "notes.txt")
     expect_refusal(capsys, ["demo", str(tmp_path / "no" / "out")], 2, "no such folder")
