@@ -48,10 +48,10 @@ class QuantizedWeight:
 
 def check_new(out: Path) -> None:
     """Raises ConfigError unless `out` is a folder that can be made, or is empty."""
-    if not out.name:
-        raise ConfigError(f"{out}: names no folder that could be written")
     if os.path.lexists(out) and (not out.is_dir() or out.is_symlink() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; give a folder that is new or empty")
+    if out.exists() and out.samefile("."):  # it is replaced, which would leave whoever is in it
+        raise ConfigError(f"{out}: is the working directory; give another one")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: no such folder: {out.parent}")
 

@@ -225,11 +225,17 @@ def test_nothing_is_overwritten(
         expect_refusal(capsys, ["demo", str(tmp_path / name)], 2, f"{name}: is there already")
     assert nothing_but(out, "notes.txt")
     expect_refusal(capsys, ["demo", str(tmp_path / "no" / "out")], 2, "no such folder")
-    expect_refusal(capsys, ["demo", "/"], 2, "/: ")
+    expect_refusal(capsys, ["demo", "/"], 2, "/: is there already")
 
 
-def test_an_empty_folder_is_filled(out: Path) -> None:
+def test_an_empty_folder_is_filled(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out.mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(out)
+        expect_refusal(capsys, ["demo", "."], 2, ".: is the working directory")
+    assert nothing_but(out.parent, out.name)
     assert main(["quantize", "demo", str(out)]) == 0
     assert (out / "config.json").exists()
 
