@@ -9,13 +9,13 @@
 //   int4      weight = s · v with v = (q - z) · S and q in 0..15, for a multiplier S in 1..15 and
 //             a zero z in 0..15 per row and group of 32 or 128 of k: progressive group quantization
 //             (Lin et al. 2024, arXiv 2405.04532). v fits in a signed byte, so that everything up
-//             to the last multiplication is exact in integers. Stored are first the S and z of all
-//             groups, then q in [k/8][16][4] bytes: a low nibble for one quad, the high one for the
-//             next.
-// For 128 of k and 16 rows, S and z are, in bytes (S low nibble, z high nibble):
-//   group 32 with minimum  [4 groups][16]
-//   group 32 symmetric     [2][16], S alone (z is 8): of an even group low, of an odd one high
-//   group 128              [16]; z is 8 if symmetric
+//             to the last multiplication is exact in integers. Stored in blocks: 64 bytes with the
+//             S and z of some groups, then their q in [k/8][16][4] bytes, a low nibble for one
+//             quad, the high one for the next. Those 64 bytes are (S low nibble, z high nibble)
+//               group 32 with minimum  [4 groups][16], 128 of k
+//               group 32 symmetric     [4 pairs][16], 256 of k: S alone (z is 8), of the even group
+//                                      low, of the odd one high
+//               group 128              [4 groups][16], 512 of k; z is 8 if symmetric
 // Rows and k are padded with zero weights. Nothing depends on the ISA.
 #pragma once
 
@@ -29,7 +29,9 @@ namespace phi3 {
 inline constexpr std::int64_t kPanelRows = 16;      // weight rows per packed panel
 inline constexpr std::int64_t kRowScaleBytes = 64;  // of a panel of an integer format
 inline constexpr int kWeightOffset = 128;           // of a stored byte
-inline constexpr std::int64_t kInt4Block = 128;     // of k; int4 panels are whole blocks
+inline constexpr std::int64_t kGroupBytes = 64;     // of a block of an int4 format
+inline constexpr std::int64_t kIntegerPadding =
+    128;  // int4 panels and activations are padded to it
 
 enum class WeightFormat : std::uint8_t {
   kFloat32,
@@ -100,26 +102,19 @@ constexpr std::int64_t padded_k(WeightFormat format, std::int64_t k) {
     case WeightFormat::kInt8:
       return round_up(k, 32);
     default:
-      return round_up(k, kInt4Block);
+      return round_up(k, kIntegerPadding);
   }
 }
 
-// S and z of 16 rows and `k` (a multiple of 128) of an int4 format.
-constexpr std::int64_t group_bytes(WeightFormat format, std::int64_t k) {
-  const std::int64_t per_block = format == WeightFormat::kInt4Group32Min ? 4
-                                 : format == WeightFormat::kInt4Group32  ? 2
-                                                                         : 1;
-  return k / kInt4Block * per_block * kPanelRows;
+// k of a block of an int4 format; the last one may be shorter.
+constexpr std::int64_t block_k(WeightFormat format) {
+  return format == WeightFormat::kInt4Group32Min ? 128
+         : format == WeightFormat::kInt4Group32  ? 256
+                                                 : 512;
 }
 
-// Where the numbers of a panel begin.
-constexpr std::int64_t numbers_offset(WeightFormat format, std::int64_t k) {
-  if (is_float(format)) return 0;
-  if (!is_int4(format)) return kRowScaleBytes;
-  return kRowScaleBytes + round_up(group_bytes(format, padded_k(format, k)), 64);
-}
-
-// The numbers of 16 rows and `k` (padded) of a panel.
+// Bytes from the first number of a panel, or of the first block, to that of `k`, which is a
+// multiple of 4, for bfloat16 of 2; for int4 of block_k, or all of a panel.
 constexpr std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
   switch (format) {
     case WeightFormat::kFloat32:
@@ -129,12 +124,17 @@ constexpr std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
     case WeightFormat::kInt8:
       return k * kPanelRows;
     default:
-      return k * kPanelRows / 2;
+      return (k + block_k(format) - 1) / block_k(format) * kGroupBytes + k * kPanelRows / 2;
   }
 }
 
+// Where the numbers of a panel, or its blocks, begin.
+constexpr std::int64_t numbers_offset(WeightFormat format) {
+  return is_float(format) ? 0 : kRowScaleBytes;
+}
+
 constexpr std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
-  return numbers_offset(format, k) + number_bytes(format, padded_k(format, k));
+  return numbers_offset(format) + number_bytes(format, padded_k(format, k));
 }
 
 // Activations that meet an integer weight: per row a header, then k int8 values, zero padded.
@@ -147,7 +147,7 @@ struct QuantizedRowHeader {
 inline constexpr std::int64_t kQuantizedHeaderBytes = 64;
 
 constexpr std::int64_t quantized_row_bytes(std::int64_t k) {
-  return kQuantizedHeaderBytes + round_up(k, kInt4Block);
+  return kQuantizedHeaderBytes + round_up(k, kIntegerPadding);
 }
 
 // Largest k of an integer format: 255 · 127 · k stays below 2^31.

@@ -61,15 +61,16 @@ class GemmBlock {
   static constexpr std::int64_t kFloatPrefetchBytes = 256;
   // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
   // together. Blocks follow each other through exact stores, so they do not change a bit.
+  static constexpr std::int64_t kIntegerPrefetchBytes = 256;
+  static constexpr std::int64_t kQuadBytes = 4 * kPanelRows;
   static constexpr std::int64_t kFloatBlockK = 2048;
   static constexpr std::int64_t kIntegerBlockK = 1024;
   // With more rows it pays to turn int4 into int8 once and for all of them.
-  static constexpr std::int64_t kMostDirectRows = kIntegerTileRows;
+  static constexpr std::int64_t kMostDirectRows = 8;
 
   // The numbers of a panel from k on.
   const std::byte* numbers(std::int64_t panel, std::int64_t k) const {
-    return weight_.panel(panel) + numbers_offset(weight_.format, weight_.in_features) +
-           number_bytes(weight_.format, k);
+    return weight_.panel(panel) + numbers_offset(weight_.format) + number_bytes(weight_.format, k);
   }
 
   void run_floats(Rows x,
@@ -105,6 +106,27 @@ class GemmBlock {
     }
   }
 
+  // One tile alone fetches its own panels a little ahead. Several share in fetching what the next
+  // block of k will read, so that memory does not rest while they compute.
+  void set_prefetch(IntegerTile& tile,
+                    std::int64_t panel,
+                    std::int64_t k,
+                    std::int64_t block_k,
+                    std::int64_t idx,
+                    std::int64_t num_tiles) const {
+    const std::int64_t quad_bytes = is_int4(weight_.format) ? kQuadBytes / 2 + 2 : kQuadBytes;
+    tile.prefetch_bytes = ceil_div(quad_bytes, num_tiles);
+    const bool is_last = k + block_k >= padded_k_;
+    const std::int64_t share = tile.prefetch_bytes * tile.k / 4;
+    for (std::int64_t p = 0; p < tile.num_panels; ++p) {
+      const std::byte* from =
+          num_tiles == 1 ? static_cast<const std::byte*>(tile.panels[p]) + kIntegerPrefetchBytes
+          : is_last      ? numbers(std::min(panel + tile.num_panels + p, weight_.num_panels - 1), 0)
+                         : numbers(panel + p, k + block_k);
+      tile.prefetch[p] = from + idx * share;
+    }
+  }
+
   void run_integers(Rows x,
                     std::int64_t num_rows,
                     std::int64_t first_panel,
@@ -112,31 +134,25 @@ class GemmBlock {
                     float* out,
                     std::int64_t out_stride) const {
     alignas(64) std::int32_t sums[kBlockRows * kGroupColumns];
-    alignas(64) ExpandedGroup groups[kTilePanels][kIntegerBlockK / kExpandedGroupK];
     alignas(64) std::uint8_t expanded[kTilePanels][kIntegerBlockK * kLanes];
     const bool is_u4 = is_int4(weight_.format);
     const bool is_expanded = is_u4 && num_rows > kMostDirectRows;
     const auto gemm = is_u4 && !is_expanded ? isa_.gemm_u4 : isa_.gemm_u8;
     const std::int64_t tile_rows =
-        num_rows <= kIntegerTileRows ? num_rows : std::int64_t{isa_.integer_tile_rows};
+        num_rows <= kMostDirectRows ? num_rows : std::int64_t{isa_.integer_tile_rows};
     const std::int64_t num_tiles = ceil_div(num_rows, tile_rows);
-    const std::int64_t block_k = is_u4 || num_tiles > 1 ? kIntegerBlockK : padded_k_;
+    const std::int64_t block_k = num_tiles > 1 ? kIntegerBlockK : padded_k_;
     for (std::int64_t k = 0; k < padded_k_; k += block_k) {
       IntegerTile tile{};
+      tile.format = weight_.format;
       tile.num_panels = static_cast<int>(num_panels);
       tile.accumulate = k > 0;
       tile.k = std::min(block_k, padded_k_ - k);
       tile.out_stride = kGroupColumns;
       for (std::int64_t p = 0; p < num_panels; ++p) {
         tile.panels[p] = numbers(first_panel + p, k);
-        if (!is_u4) continue;
-        const auto* from = reinterpret_cast<const std::uint8_t*>(
-            weight_.panel(first_panel + p) + kRowScaleBytes + group_bytes(weight_.format, k));
-        isa_.expand_groups(weight_.format, from, tile.k, groups[p]);
-        tile.groups[p] = groups[p];
         if (!is_expanded) continue;
-        isa_.expand_u4(
-            static_cast<const std::uint8_t*>(tile.panels[p]), groups[p], tile.k, expanded[p]);
+        isa_.expand_u4(weight_.format, tile.panels[p], tile.k, expanded[p]);
         tile.panels[p] = expanded[p];
       }
       for (std::int64_t idx = 0; idx < num_tiles; ++idx) {
@@ -147,6 +163,7 @@ class GemmBlock {
           tile.x[r - begin] = static_cast<const std::byte*>(x.at(r)) + kQuantizedHeaderBytes + k;
         }
         tile.out = sums + begin * kGroupColumns;
+        set_prefetch(tile, first_panel, k, block_k, idx, num_tiles);
         gemm(tile);
       }
     }

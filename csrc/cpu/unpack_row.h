@@ -11,23 +11,22 @@ namespace phi3::cpu {
 // (q - z) · S of an int4 panel, for one row and k.
 inline int int4_value(WeightFormat format,
                       const std::uint8_t* panel,
-                      std::int64_t in_features,
                       std::int64_t lane,
                       std::int64_t k) {
-  const std::uint8_t* groups = panel + kRowScaleBytes;
-  const std::int64_t group = k / group_size(format);
+  const std::int64_t first = k / block_k(format) * block_k(format);
+  const std::uint8_t* block = panel + numbers_offset(format) + number_bytes(format, first);
+  const std::int64_t group = (k - first) / group_size(format);
   int multiplier = 0;
   int zero = 8;
   if (format == WeightFormat::kInt4Group32) {
-    const int both = groups[group / 2 * kPanelRows + lane];
+    const int both = block[group / 2 * kPanelRows + lane];
     multiplier = group % 2 == 0 ? both & 0x0f : both >> 4;
   } else {
-    const int both = groups[group * kPanelRows + lane];
+    const int both = block[group * kPanelRows + lane];
     multiplier = both & 0x0f;
     zero = both >> 4;
   }
-  const int numbers =
-      panel[numbers_offset(format, in_features) + k / 8 * 4 * kPanelRows + lane * 4 + k % 4];
+  const int numbers = block[kGroupBytes + (k - first) / 8 * 4 * kPanelRows + lane * 4 + k % 4];
   return ((k % 8 < 4 ? numbers & 0x0f : numbers >> 4) - zero) * multiplier;
 }
 
@@ -54,7 +53,7 @@ inline void unpack_row(const PackedWeight& weight, std::int64_t row, float* out)
     const int value =
         weight.format == WeightFormat::kInt8
             ? panel[kRowScaleBytes + i / 4 * 4 * kPanelRows + lane * 4 + i % 4] - kWeightOffset
-            : int4_value(weight.format, panel, k, lane, i);
+            : int4_value(weight.format, panel, lane, i);
     out[i] = scale * static_cast<float>(value);
   }
 }

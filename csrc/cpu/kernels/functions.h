@@ -12,14 +12,7 @@ void gemm_bf16(const GemmTile& tile);
 void gemm_int8(const GemmTile& tile);
 void gemm_u8(const IntegerTile& tile);
 void gemm_u4(const IntegerTile& tile);
-void expand_groups(WeightFormat format,
-                   const std::uint8_t* stored,
-                   std::int64_t k,
-                   ExpandedGroup* out);
-void expand_u4(const std::uint8_t* numbers,
-               const ExpandedGroup* groups,
-               std::int64_t k,
-               std::uint8_t* out);
+void expand_u4(WeightFormat format, const void* blocks, std::int64_t k, std::uint8_t* out);
 void dequantize(const std::int32_t* sums,
                 const float* row_scales,
                 QuantizedRowHeader x,

@@ -8,13 +8,16 @@ namespace phi3::cpu::PHI3_ISA {
 namespace {
 
 constexpr int kQuadBytes = 4 * kLanes;  // four of k, 16 rows
+constexpr int kPrefetchBytes = 256;     // how far ahead a panel is fetched
 
 template <int kRows, int kPanels>
 struct IntegerAccumulators {
   Integers v[kRows][kPanels];
 
   void start(const IntegerTile& tile, const std::int32_t* out) {
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
         v[r][p] = tile.accumulate ? load_integers(out + r * tile.out_stride + p * kLanes)
                                   : zero_integers();
@@ -22,21 +25,36 @@ struct IntegerAccumulators {
     }
   }
   void finish(const IntegerTile& tile, std::int32_t* out) const {
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
         store_integers(out + r * tile.out_stride + p * kLanes, v[r][p]);
       }
     }
   }
   // Adds four of k.
-  void add(const Weights (&weights)[kPanels],
-           const Pointers<std::int8_t, kRows>& x,
-           std::int64_t k) {
+  [[gnu::always_inline]] void add(const Weights (&weights)[kPanels],
+                                  const Pointers<std::int8_t, kRows>& x,
+                                  std::int64_t k) {
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Activations quad = broadcast_quad(x.at[r] + k);
+#pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) v[r][p] = add_dot(v[r][p], weights[p], quad);
     }
   }
+};
+
+template <int kPanels>
+struct Prefetches {
+  const std::byte* at[kPanels];
+  std::int64_t bytes;
+
+  Prefetches(const IntegerTile& tile, int panel) : bytes(tile.prefetch_bytes) {
+    for (int p = 0; p < kPanels; ++p) at[p] = tile.prefetch[panel + p];
+  }
+  void fetch(int p, std::int64_t k) const { __builtin_prefetch(at[p] + k / 4 * bytes); }
 };
 
 struct IntegerTiles {
@@ -50,14 +68,14 @@ struct Int8Panels : IntegerTiles {
     std::int32_t* out = tile.out + row * tile.out_stride + panel * kLanes;
     const Pointers<std::int8_t, kRows> x(tile.x + row);
     const Pointers<std::uint8_t, kPanels> w(tile.panels + panel);
+    const Prefetches<kPanels> next(tile, panel);
     IntegerAccumulators<kRows, kPanels> acc;
     acc.start(tile, out);
     for (std::int64_t k = 0; k < tile.k; k += 4) {
       Weights weights[kPanels];
       for (int p = 0; p < kPanels; ++p) {
-        const std::uint8_t* at = w.at[p] + k * kLanes;
-        if constexpr (kRows <= kPrefetchRows) __builtin_prefetch(at + kPrefetchBytes);
-        weights[p] = weights_of(load_bytes(at));
+        next.fetch(p, k);
+        weights[p] = weights_of(load_bytes(w.at[p] + k * kLanes));
       }
       acc.add(weights, x, k);
     }
@@ -65,12 +83,52 @@ struct Int8Panels : IntegerTiles {
   }
 };
 
-inline Bytes load_factor(const ExpandedGroup& group) { return load_bytes(group.factor); }
-inline Bytes load_offset(const ExpandedGroup& group) { return load_bytes(group.offset); }
+// S and z of 16 rows of an int4 panel, made ready: a number as of int8 is q · factor + offset.
+struct Group {
+  Bytes factor;  // in the low half of every 16 bits
+  Bytes offset;
 
-inline Bytes expand(Bytes numbers, const ExpandedGroup& group) {
-  return add_bytes(multiply(numbers, load_factor(group)), load_offset(group));
-}
+  Group() = default;
+  Group(Bytes multiplier, Bytes zero)
+      : factor(low_halves(multiplier)),
+        offset(subtract_bytes(same_bytes(kWeightOffset), multiply(zero, factor))) {}
+
+  Bytes expand(Bytes numbers) const { return add_bytes(multiply(numbers, factor), offset); }
+};
+
+constexpr int kGroupK = 32;                         // as many k have one S and z, or more
+constexpr int kNumberBytes = kGroupK * kLanes / 2;  // of so many k
+
+// Walks through the blocks of an int4 format, 32 of k at a time.
+class Blocks {
+ public:
+  explicit Blocks(WeightFormat format)
+      : size_(block_k(format)),
+        block_bytes_(number_bytes(format, size_)),
+        is_paired_(format == WeightFormat::kInt4Group32),
+        groups_per_line_(group_size(format) / kGroupK) {}
+
+  Group group(const std::uint8_t* blocks, std::int64_t k) const {
+    const std::uint8_t* line = blocks + k / size_ * block_bytes_;
+    const std::int64_t idx = k % size_ / kGroupK;
+    if (is_paired_) {
+      const Bytes both = spread(line + idx / 2 * kLanes);
+      return {idx % 2 == 0 ? low_nibbles(both) : high_nibbles(both), same_bytes(8)};
+    }
+    const Bytes both = spread(line + idx / groups_per_line_ * kLanes);
+    return {low_nibbles(both), high_nibbles(both)};
+  }
+
+  const std::uint8_t* numbers(const std::uint8_t* blocks, std::int64_t k) const {
+    return blocks + k / size_ * block_bytes_ + kGroupBytes + k % size_ / kGroupK * kNumberBytes;
+  }
+
+ private:
+  std::int64_t size_;  // k of a block
+  std::int64_t block_bytes_;
+  bool is_paired_;
+  std::int64_t groups_per_line_;
+};
 
 struct Int4Panels : IntegerTiles {
   template <int kRows, int kPanels>
@@ -78,75 +136,53 @@ struct Int4Panels : IntegerTiles {
     std::int32_t* out = tile.out + row * tile.out_stride + panel * kLanes;
     const Pointers<std::int8_t, kRows> x(tile.x + row);
     const Pointers<std::uint8_t, kPanels> w(tile.panels + panel);
+    const Blocks blocks(tile.format);
+    const Prefetches<kPanels> next(tile, panel);
     IntegerAccumulators<kRows, kPanels> acc;
     acc.start(tile, out);
-    for (std::int64_t k = 0; k < tile.k; k += kExpandedGroupK) {
-      for (std::int64_t pair = k; pair < k + kExpandedGroupK; pair += 8) {
-        Bytes numbers[kPanels];
+    for (std::int64_t k = 0; k < tile.k; k += kGroupK) {
+      Group groups[kPanels];
+      const std::uint8_t* numbers[kPanels];
+      for (int p = 0; p < kPanels; ++p) {
+        groups[p] = blocks.group(w.at[p], k);
+        numbers[p] = blocks.numbers(w.at[p], k);
+      }
+      for (int pair = 0; pair < kGroupK; pair += 8) {
+        Bytes both[kPanels];
         Weights weights[kPanels];
         for (int p = 0; p < kPanels; ++p) {
-          const std::uint8_t* at = w.at[p] + pair / 8 * kQuadBytes;
-          if constexpr (kRows <= kPrefetchRows) __builtin_prefetch(at + kPrefetchBytes);
-          numbers[p] = load_bytes(at);
+          next.fetch(p, k + pair);
+          both[p] = load_bytes(numbers[p] + pair / 8 * kQuadBytes);
+          weights[p] = weights_of(groups[p].expand(low_nibbles(both[p])));
         }
+        acc.add(weights, x, k + pair);
         for (int p = 0; p < kPanels; ++p) {
-          const ExpandedGroup& group = tile.groups[panel + p][k / kExpandedGroupK];
-          weights[p] = weights_of(expand(low_nibbles(numbers[p]), group));
+          weights[p] = weights_of(groups[p].expand(high_nibbles(both[p])));
         }
-        acc.add(weights, x, pair);
-        for (int p = 0; p < kPanels; ++p) {
-          const ExpandedGroup& group = tile.groups[panel + p][k / kExpandedGroupK];
-          weights[p] = weights_of(expand(high_nibbles(numbers[p]), group));
-        }
-        acc.add(weights, x, pair + 4);
+        acc.add(weights, x, k + pair + 4);
       }
     }
     acc.finish(tile, out);
   }
 };
 
-// S and z of 16 rows, in every byte of a lane.
-inline void store_group(Bytes multiplier, Bytes zero, ExpandedGroup& out) {
-  const Bytes factor = low_halves(multiplier);
-  store_bytes(out.factor, factor);
-  store_bytes(out.offset, subtract_bytes(same_bytes(kWeightOffset), multiply(zero, factor)));
-}
-
 }  // namespace
 
 void gemm_u8(const IntegerTile& tile) { cover<Int8Panels>(tile); }
 void gemm_u4(const IntegerTile& tile) { cover<Int4Panels>(tile); }
 
-void expand_groups(WeightFormat format,
-                   const std::uint8_t* stored,
-                   std::int64_t k,
-                   ExpandedGroup* out) {
-  if (format == WeightFormat::kInt4Group32) {
-    for (std::int64_t pair = 0; pair < k / 64; ++pair) {
-      const Bytes both = spread(stored + pair * kLanes);
-      store_group(low_nibbles(both), same_bytes(8), out[2 * pair]);
-      store_group(high_nibbles(both), same_bytes(8), out[2 * pair + 1]);
+void expand_u4(WeightFormat format, const void* from, std::int64_t k, std::uint8_t* out) {
+  const Blocks blocks(format);
+  const auto* first = static_cast<const std::uint8_t*>(from);
+  for (std::int64_t begin = 0; begin < k; begin += kGroupK) {
+    const Group group = blocks.group(first, begin);
+    const std::uint8_t* numbers = blocks.numbers(first, begin);
+    for (int pair = 0; pair < kGroupK; pair += 8) {
+      const Bytes both = load_bytes(numbers + pair / 8 * kQuadBytes);
+      std::uint8_t* to = out + (begin + pair) * kLanes;
+      store_bytes(to, group.expand(low_nibbles(both)));
+      store_bytes(to + kQuadBytes, group.expand(high_nibbles(both)));
     }
-    return;
-  }
-  const std::int64_t copies = group_size(format) / kExpandedGroupK;
-  for (std::int64_t group = 0; group < k / group_size(format); ++group) {
-    const Bytes both = spread(stored + group * kLanes);
-    for (std::int64_t copy = 0; copy < copies; ++copy) {
-      store_group(low_nibbles(both), high_nibbles(both), out[group * copies + copy]);
-    }
-  }
-}
-
-void expand_u4(const std::uint8_t* numbers,
-               const ExpandedGroup* groups,
-               std::int64_t k,
-               std::uint8_t* out) {
-  for (std::int64_t pair = 0; pair < k; pair += 8) {
-    const Bytes both = load_bytes(numbers + pair / 8 * kQuadBytes);
-    const ExpandedGroup& group = groups[pair / kExpandedGroupK];
-    store_bytes(out + pair * kLanes, expand(low_nibbles(both), group));
-    store_bytes(out + (pair + 4) * kLanes, expand(high_nibbles(both), group));
   }
 }
 

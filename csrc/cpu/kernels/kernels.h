@@ -9,6 +9,7 @@
 // all ISAs give equal bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/weight_format.h"
@@ -35,25 +36,20 @@ struct GemmTile {
 };
 
 inline constexpr int kIntegerTileRows = 16;  // most rows of an integer tile, for any ISA
-inline constexpr int kExpandedGroupK = 32;
-inline constexpr int kPrefetchBytes = 1024;  // how far ahead an integer panel is fetched
-
-// S and z of 16 rows and 32 of k of an int4 panel, made ready: a stored byte, as of int8, is
-// q · factor + offset.
-struct ExpandedGroup {
-  alignas(64) std::uint8_t factor[64];  // in the low half of every 16 bits
-  alignas(64) std::uint8_t offset[64];
-};
 
 // out[r][16 p + lane] (+)= Σ_k x[r][k] · v[p][k][lane], but for the ISA's offset: see dequantize.
 struct IntegerTile {
-  const void* x[kIntegerTileRows];           // [k] int8 each
-  const void* panels[kTilePanels];           // numbers of a packed panel each
-  const ExpandedGroup* groups[kTilePanels];  // [k / 32] for gemm_u4, else not read
-  int num_rows;                              // 1..16
-  int num_panels;                            // 1..4
-  bool accumulate;                           // add to out
-  std::int64_t k;                            // a multiple of 4, for gemm_u4 of 32
+  const void* x[kIntegerTileRows];  // [k] int8 each
+  // Numbers of a packed panel each; for gemm_u4 from the first byte of a block on.
+  const void* panels[kTilePanels];
+  WeightFormat format;  // for gemm_u4
+  // Memory that is read soon, fetched alongside: so many bytes of each for every 4 of k.
+  const std::byte* prefetch[kTilePanels];
+  std::int64_t prefetch_bytes;
+  int num_rows;     // 1..16
+  int num_panels;   // 1..4
+  bool accumulate;  // add to out
+  std::int64_t k;   // a multiple of 4, for gemm_u4 of 128
   std::int32_t* out;
   std::int64_t out_stride;
 };
@@ -82,16 +78,8 @@ struct Kernels {
                           // fastest
   void (*gemm_u8)(const IntegerTile&);  // panels of int8 weights
   void (*gemm_u4)(const IntegerTile&);  // of int4 weights
-  // The groups of `k` of an int4 panel, from what is stored of them.
-  void (*expand_groups)(WeightFormat format,
-                        const std::uint8_t* stored,
-                        std::int64_t k,
-                        ExpandedGroup* out);
-  // int4 numbers of `k` as int8 ones.
-  void (*expand_u4)(const std::uint8_t* numbers,
-                    const ExpandedGroup* groups,
-                    std::int64_t k,
-                    std::uint8_t* out);
+  // Blocks of an int4 panel as the numbers of an int8 one.
+  void (*expand_u4)(WeightFormat format, const void* blocks, std::int64_t k, std::uint8_t* out);
   // out[i] = sums[i] · row_scales[i] · x.scale, without the offset that the stored bytes have.
   void (*dequantize)(const std::int32_t* sums,
                      const float* row_scales,

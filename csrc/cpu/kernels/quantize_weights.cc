@@ -159,14 +159,19 @@ inline void store_lanes(F v, std::uint8_t (&lane)[kLanes]) {
   __builtin_memcpy(lane, values, sizeof lane);
 }
 
-void store_choice(WeightFormat format,
-                  std::int64_t group,
-                  const Choice& choice,
-                  std::uint8_t* out) {
+// Where a block of an int4 panel begins, the one that has k.
+inline std::uint8_t* block_of(WeightFormat format, std::int64_t k, std::uint8_t* panel) {
+  const std::int64_t first = k / block_k(format) * block_k(format);
+  return panel + numbers_offset(format) + number_bytes(format, first);
+}
+
+void store_choice(WeightFormat format, std::int64_t k, const Choice& choice, std::uint8_t* panel) {
   std::uint8_t multiplier[kLanes];
   std::uint8_t zero[kLanes];
   store_lanes(choice.multiplier, multiplier);
   store_lanes(choice.zero, zero);
+  const std::int64_t group = k % block_k(format) / group_size(format);
+  std::uint8_t* out = block_of(format, k, panel);
   for (int r = 0; r < kLanes; ++r) {
     if (format != WeightFormat::kInt4Group32) {
       out[group * kLanes + r] = static_cast<std::uint8_t>(multiplier[r] | zero[r] << 4);
@@ -178,12 +183,14 @@ void store_choice(WeightFormat format,
   }
 }
 
-inline void store_numbers(std::int64_t i, F number, std::uint8_t* out) {
+void store_numbers(WeightFormat format, std::int64_t k, F number, std::uint8_t* panel) {
   std::uint8_t lane[kLanes];
   store_lanes(number, lane);
+  const std::int64_t quads = k % block_k(format) / 8;
+  std::uint8_t* out = block_of(format, k, panel) + kGroupBytes + quads * 4 * kLanes + k % 4;
   for (int r = 0; r < kLanes; ++r) {
-    std::uint8_t& byte = out[i / 8 * 4 * kLanes + r * 4 + i % 4];
-    byte = static_cast<std::uint8_t>(i % 8 < 4 ? lane[r] : byte | lane[r] << 4);
+    std::uint8_t& byte = out[r * 4];
+    byte = static_cast<std::uint8_t>(k % 8 < 4 ? lane[r] : byte | lane[r] << 4);
   }
 }
 
@@ -202,9 +209,8 @@ RowSums quantize_int4(
   if (with_minimum) scale = max(scale, div(largest, set1(127.0F)));
   // `largest` adds the NaN of rows that are not finite.
   RowScales rows(fma(largest, zero(), scale), panel);
-  std::uint8_t* groups = panel + kRowScaleBytes;
-  std::uint8_t* numbers = panel + numbers_offset(format, k);
-  __builtin_memset(groups, 0, static_cast<unsigned long>(numbers - groups));
+  __builtin_memset(
+      panel + numbers_offset(format), 0, static_cast<unsigned long>(number_bytes(format, k)));
   F products = zero();  // Σ weight · v
   F squares = zero();   // Σ v²
   F energy = zero();    // Σ weight²
@@ -213,13 +219,13 @@ RowSums quantize_int4(
     const Group group(weights + g * size * kLanes, size);
     Choice choice = choose(group, rows.scale, load(wanted + g * kLanes), with_minimum);
     choice.multiplier = max(set1(1.0F), mul(rows.is_kept, choice.multiplier));
-    store_choice(format, g, choice, groups);
+    store_choice(format, g * size, choice, panel);
     const F reciprocal = div(set1(1.0F), mul(choice.multiplier, rows.scale));
     for (std::int64_t i = 0; i < size; ++i) {
       const F v = load(group.weights + i * kLanes);
       const F number =
           where_less(zero(), rows.is_kept, group.number(i, reciprocal, choice.zero), choice.zero);
-      store_numbers(g * size + i, number, numbers);
+      store_numbers(format, g * size + i, number, panel);
       const F stored = mul(sub(number, choice.zero), choice.multiplier);
       products = fma(v, stored, products);
       squares = fma(stored, stored, squares);

@@ -48,7 +48,7 @@ inline void quantize_groups(std::int64_t n, std::int8_t* row, Full full, Rest re
       [&](std::int64_t i, std::int64_t count) { magnitude.see(rest(i, count)); });
   QuantizedRowHeader header = {.scale = magnitude.value() / kLargestInt8, .sum = 0};
   std::int8_t* out = row + kQuantizedHeaderBytes;
-  const std::int64_t padded = round_up(n, kInt4Block);
+  const std::int64_t padded = round_up(n, kIntegerPadding);
   if (!(header.scale > 0.0F)) {
     __builtin_memset(out, 0, static_cast<unsigned long>(padded));
   } else {

@@ -20,7 +20,6 @@ constinit const Kernels kKernels = {
     .integer_tile_rows = kIntegerRows < kPromptRows ? kIntegerRows : kPromptRows,
     .gemm_u8 = gemm_u8,
     .gemm_u4 = gemm_u4,
-    .expand_groups = expand_groups,
     .expand_u4 = expand_u4,
     .dequantize = dequantize,
     .softmax_span = softmax_span,
