@@ -64,19 +64,14 @@ class PackedCache:
         """The entry of that key, or None."""
         durable, fresh = self._files(key)
         for file in (durable, fresh):
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                stream = os.fdopen(descriptor, "rb")
-                # An exclusive one is held for moments only, while an entry is made or removed.
-                fcntl.flock(stream, fcntl.LOCK_SH)
-                if not _is_at(file, stream):
-                    stream.close()
-                    continue
-                with contextlib.suppress(OSError):  # where the folder may only be read
-                    os.utime(file)  # when it was last used
-                if file == fresh:
-                    _sync_in_background(os.dup(descriptor), fresh, durable)
-                return Entry(file, stream)
+            stream = _open_shared(file)
+            if stream is None:
+                continue
+            with contextlib.suppress(OSError):  # where the folder may only be read
+                os.utime(file)  # when it was last used
+            if file == fresh:
+                _sync_in_background(os.dup(stream.fileno()), fresh, durable)
+            return Entry(file, stream)
         return None
 
     def make(
@@ -102,8 +97,9 @@ class PackedCache:
                     time.sleep(_POLL_S)
                 if _is_at(partial, stream):
                     self._fill(key, num_bytes, write, partial, stream)
-            # Whoever wrote it, it is an entry now, or something went wrong there.
-            entry = self.find(key)
+                # Whoever wrote it, it is an entry now, unless something went wrong there.
+                fcntl.flock(stream, fcntl.LOCK_SH)
+                entry = self.find(key)
         return entry
 
     def remove(self, key: str) -> None:
@@ -124,7 +120,9 @@ class PackedCache:
     ) -> None:
         """partial: new, or left by a process that was killed; `stream` has its exclusive lock."""
         try:
-            if self.find(key) is not None:  # it was made just before the lock was ours
+            made = self.find(key)  # just before the lock was ours
+            if made is not None:
+                made.stream.close()
                 partial.unlink()
                 return
             self._make_room(num_bytes, partial)
@@ -173,6 +171,24 @@ def _lock(stream: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _open_shared(file: Path) -> BinaryIO | None:
+    """Open an entry with a shared lock; None if it is not there, or was just removed."""
+    try:
+        stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        return None
+    try:
+        # An exclusive one is held for moments only, while an entry is made or removed.
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        if _is_at(file, stream):
+            return stream
+    except OSError:
+        stream.close()
+        raise
+    stream.close()
+    return None
 
 
 def _is_at(file: Path, stream: BinaryIO) -> bool:
