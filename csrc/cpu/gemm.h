@@ -167,15 +167,19 @@ class GemmBlock {
         gemm(tile);
       }
     }
-    for (std::int64_t r = 0; r < num_rows; ++r) {
-      for (std::int64_t p = 0; p < num_panels; ++p) {
-        isa_.dequantize(sums + r * kGroupColumns + p * kLanes,
-                        reinterpret_cast<const float*>(weight_.panel(first_panel + p)),
-                        *static_cast<const QuantizedRowHeader*>(x.at(r)),
-                        kLanes,
-                        out + r * out_stride + p * kLanes);
-      }
+    IntegerSums finished{.sums = sums,
+                         .sums_stride = kGroupColumns,
+                         .scales = {},
+                         .x = static_cast<const std::byte*>(x.data),
+                         .x_stride = x.stride,
+                         .num_panels = static_cast<int>(num_panels),
+                         .num_rows = num_rows,
+                         .out = out,
+                         .out_stride = out_stride};
+    for (std::int64_t p = 0; p < num_panels; ++p) {
+      finished.scales[p] = reinterpret_cast<const float*>(weight_.panel(first_panel + p));
     }
+    isa_.dequantize(finished);
   }
 
   const Kernels& isa_;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "cpu/cpu.h"
@@ -8,19 +9,27 @@
 namespace phi3::cpu {
 namespace {
 
-// gate = act of `count` columns of a row, from `column` on.
+// out = the activation of 16 columns of a row each, from `column` on.
 void activate(const Kernels& isa,
               const MlpParams& params,
               std::int64_t column,
-              std::int64_t count,
-              float* gate,
-              float* up) {
-  add_bias(isa, params.dtype, params.gate_up_bias, column, gate, count);
-  add_bias(isa, params.dtype, params.gate_up_bias, params.mlp_width + column, up, count);
+              std::int64_t num_pairs,
+              float* values,
+              void* out) {
+  const bool is_bf16 = params.dtype == DType::kBFloat16;
+  for (std::int64_t pair = 0; params.gate_up_bias != nullptr && pair < num_pairs; ++pair) {
+    const std::int64_t first = column + pair * kLanes;
+    const std::int64_t count = std::min<std::int64_t>(kLanes, params.mlp_width - first);
+    float* gate = values + pair * 2 * kLanes;
+    add_bias(isa, params.dtype, params.gate_up_bias, first, gate, count);
+    add_bias(
+        isa, params.dtype, params.gate_up_bias, params.mlp_width + first, gate + kLanes, count);
+  }
   if (params.is_gegelu) {
-    isa.gegelu_mul(gate, up, params.gegelu_limit, count);
+    const auto gegelu_mul = is_bf16 ? isa.gegelu_mul_bf16 : isa.gegelu_mul_f32;
+    gegelu_mul(values, params.gegelu_limit, num_pairs, out);
   } else {
-    isa.silu_mul(gate, up, count);
+    (is_bf16 ? isa.silu_mul_bf16 : isa.silu_mul_f32)(values, num_pairs, out);
   }
 }
 
@@ -49,19 +58,15 @@ void gate_up(const MlpParams& params) {
          num_panels,
          values,
          kGroupColumns);
+    const std::int64_t column = group * kGroupAct;
+    const std::int64_t count = std::min(num_panels / 2 * kLanes, params.mlp_width - column);
+    const auto num_bytes = static_cast<std::size_t>(count * dtype_size(params.dtype));
     for (std::int64_t row = begin; row < end; ++row) {
-      for (std::int64_t pair = 0; pair < num_panels / 2; ++pair) {
-        float* gate = values + (row - begin) * kGroupColumns + pair * 2 * kLanes;
-        const std::int64_t column = group * kGroupAct + pair * kLanes;
-        const std::int64_t count = std::min<std::int64_t>(kLanes, params.mlp_width - column);
-        activate(isa, params, column, count, gate, gate + kLanes);
-        void* act = offset(params.act, params.dtype, row * params.mlp_width + column);
-        if (params.dtype == DType::kBFloat16) {
-          isa.to_bf16(gate, act, count);
-        } else {
-          std::memcpy(act, gate, static_cast<std::size_t>(count) * sizeof(float));
-        }
-      }
+      alignas(64) std::byte act[kGroupAct * sizeof(float)];
+      float* row_values = values + (row - begin) * kGroupColumns;
+      activate(isa, params, column, num_panels / 2, row_values, act);
+      std::memcpy(
+          offset(params.act, params.dtype, row * params.mlp_width + column), act, num_bytes);
     }
   });
 }

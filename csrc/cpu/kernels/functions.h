@@ -13,11 +13,7 @@ void gemm_int8(const GemmTile& tile);
 void gemm_u8(const IntegerTile& tile);
 void gemm_u4(const IntegerTile& tile);
 void expand_u4(WeightFormat format, const void* blocks, std::int64_t k, std::uint8_t* out);
-void dequantize(const std::int32_t* sums,
-                const float* row_scales,
-                QuantizedRowHeader x,
-                std::int64_t n,
-                float* out);
+void dequantize(const IntegerSums& tile);
 
 void softmax_span(float* scores, int first, int last, float scale, float* max, float* sum);
 void values_f32(const ValueTile& tile);
@@ -55,8 +51,10 @@ void to_bf16(const float* src, void* dst, std::int64_t n);
 float quantize(const float* x, std::int8_t* out, std::int64_t n);
 void add_f32(float* dst, const void* src, std::int64_t n);
 void add_bf16(float* dst, const void* src, std::int64_t n);
-void silu_mul(float* gate, const float* up, std::int64_t n);
-void gegelu_mul(float* gate, const float* up, float limit, std::int64_t n);
+void silu_mul_f32(const float* values, std::int64_t num_pairs, void* out);
+void silu_mul_bf16(const float* values, std::int64_t num_pairs, void* out);
+void gegelu_mul_f32(const float* values, float limit, std::int64_t num_pairs, void* out);
+void gegelu_mul_bf16(const float* values, float limit, std::int64_t num_pairs, void* out);
 
 float exp_scalar(float x);
 float max_value(const float* x, std::int64_t n);

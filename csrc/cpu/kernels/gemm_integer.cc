@@ -186,15 +186,19 @@ void expand_u4(WeightFormat format, const void* from, std::int64_t k, std::uint8
   }
 }
 
-void dequantize(const std::int32_t* sums,
-                const float* row_scales,
-                QuantizedRowHeader x,
-                std::int64_t n,
-                float* out) {
-  const std::int32_t offset = kDotOffset * x.sum;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float scale = row_scales[i] * x.scale;
-    out[i] = static_cast<float>(sums[i] - offset) * scale;
+void dequantize(const IntegerSums& tile) {
+  F scales[kTilePanels];
+  for (int p = 0; p < tile.num_panels; ++p) scales[p] = load(tile.scales[p]);
+  for (std::int64_t r = 0; r < tile.num_rows; ++r) {
+    QuantizedRowHeader x;
+    __builtin_memcpy(&x, tile.x + r * tile.x_stride, sizeof x);
+    const Integers offset = same_integers(kDotOffset * x.sum);
+    const F x_scale = set1(x.scale);
+    for (int p = 0; p < tile.num_panels; ++p) {
+      const Integers sums = load_integers(tile.sums + r * tile.sums_stride + p * kLanes);
+      store(tile.out + r * tile.out_stride + p * kLanes,
+            mul(to_floats(subtract(sums, offset)), mul(scales[p], x_scale)));
+    }
   }
 }
 

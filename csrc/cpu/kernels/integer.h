@@ -1,6 +1,8 @@
 // Bytes and sixteen int32 lanes (Integers) of the ISA being compiled.
 #pragma once
 
+#include "cpu/kernels/vec.h"
+
 #if defined(PHI3_ISA_AVX512)
 #include "cpu/kernels/integer_avx512.h"
 #elif defined(PHI3_ISA_AVX2)

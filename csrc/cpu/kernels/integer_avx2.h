@@ -29,6 +29,14 @@ inline void store_integers(std::int32_t* p, Integers v) {
   store_half(p + 8, v.hi);
 }
 
+inline Integers same_integers(std::int32_t v) {
+  return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)};
+}
+inline Integers subtract(Integers a, Integers b) {
+  return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
+}
+inline F to_floats(Integers v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
+
 inline Bytes load_bytes(const std::uint8_t* p) { return {load_half(p), load_half(p + 32)}; }
 inline void store_bytes(std::uint8_t* p, Bytes v) {
   store_half(p, v.lo);

@@ -19,6 +19,10 @@ inline Integers zero_integers() { return _mm512_setzero_si512(); }
 inline Integers load_integers(const std::int32_t* p) { return _mm512_loadu_si512(p); }
 inline void store_integers(std::int32_t* p, Integers v) { _mm512_storeu_si512(p, v); }
 
+inline Integers same_integers(std::int32_t v) { return _mm512_set1_epi32(v); }
+inline Integers subtract(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }
+inline F to_floats(Integers v) { return _mm512_cvtepi32_ps(v); }
+
 inline Bytes load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 inline void store_bytes(std::uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
 inline Bytes low_nibbles(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi8(0x0f)); }

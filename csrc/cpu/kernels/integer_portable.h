@@ -32,6 +32,19 @@ inline void store_integers(std::int32_t* p, const Integers& v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+inline Integers same_integers(std::int32_t v) {
+  const Lanes lanes = {v, v, v, v};
+  return {lanes, lanes, lanes, lanes};
+}
+inline Integers subtract(const Integers& a, const Integers& b) {
+  return {
+      a.part[0] - b.part[0], a.part[1] - b.part[1], a.part[2] - b.part[2], a.part[3] - b.part[3]};
+}
+inline Quad to_quad(Lanes v) { return __builtin_convertvector(v, Quad); }
+inline F to_floats(const Integers& v) {
+  return {to_quad(v.part[0]), to_quad(v.part[1]), to_quad(v.part[2]), to_quad(v.part[3])};
+}
+
 inline Bytes load_bytes(const std::uint8_t* p) {
   Bytes v;
   __builtin_memcpy(&v, p, sizeof v);

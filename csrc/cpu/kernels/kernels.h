@@ -54,6 +54,20 @@ struct IntegerTile {
   std::int64_t out_stride;
 };
 
+// out[r][16 p + lane] = (sums[r][16 p + lane] - offset · x[r].sum) · (scales[p][lane] · x[r].scale)
+// for the offset that an ISA's sums have.
+struct IntegerSums {
+  const std::int32_t* sums;
+  std::int64_t sums_stride;
+  const float* scales[kTilePanels];  // of the rows of each panel
+  const std::byte* x;                // the first of the quantized rows
+  std::int64_t x_stride;             // in bytes
+  int num_panels;                    // 1..4
+  std::int64_t num_rows;
+  float* out;
+  std::int64_t out_stride;
+};
+
 // out[r][d] continues its chain with Σ_j p[r][j] · v[j][d] over keys first <= j < last of one span.
 struct ValueTile {
   const float* p[kTileRows];    // [span] weights of each row
@@ -80,12 +94,7 @@ struct Kernels {
   void (*gemm_u4)(const IntegerTile&);  // of int4 weights
   // Blocks of an int4 panel as the numbers of an int8 one.
   void (*expand_u4)(WeightFormat format, const void* blocks, std::int64_t k, std::uint8_t* out);
-  // out[i] = sums[i] · row_scales[i] · x.scale, without the offset that the stored bytes have.
-  void (*dequantize)(const std::int32_t* sums,
-                     const float* row_scales,
-                     QuantizedRowHeader x,
-                     std::int64_t n,
-                     float* out);
+  void (*dequantize)(const IntegerSums&);
 
   // Scores of one row of a span, keys first..last visible. Scales, then turns them in place into
   // exp(s - max); the rest of the 16-key groups touched becomes 0. Returns max and the sum of the
@@ -133,12 +142,16 @@ struct Kernels {
   // out[i] = round(x[i] / scale), ties to even, for the scale max|x| / 127 that it returns: 0 for
   // all zeros, NaN (and out all 0) when a value is not finite. n a multiple of 16.
   float (*quantize)(const float* x, std::int8_t* out, std::int64_t n);
-  void (*add_f32)(float* dst, const void* src, std::int64_t n);    // dst += src
-  void (*add_bf16)(float* dst, const void* src, std::int64_t n);   // dst += src
-  void (*silu_mul)(float* gate, const float* up, std::int64_t n);  // gate = silu(gate) · up
-  // gate = a · sigmoid(1.702 a) · (b + 1) with a = min(gate, limit), b = clamp(up, -limit, limit);
-  // infinities are not limited.
-  void (*gegelu_mul)(float* gate, const float* up, float limit, std::int64_t n);
+  void (*add_f32)(float* dst, const void* src, std::int64_t n);   // dst += src
+  void (*add_bf16)(float* dst, const void* src, std::int64_t n);  // dst += src
+  // Of pairs of 16 columns of a gate and the same of its up, values [num_pairs][2][16]:
+  // out[16 pair + lane] = silu(gate) · up.
+  void (*silu_mul_f32)(const float* values, std::int64_t num_pairs, void* out);
+  void (*silu_mul_bf16)(const float* values, std::int64_t num_pairs, void* out);
+  // As above, out = a · sigmoid(1.702 a) · (b + 1) with a = min(gate, limit), b = clamp(up, -limit,
+  // limit); infinities are not limited.
+  void (*gegelu_mul_f32)(const float* values, float limit, std::int64_t num_pairs, void* out);
+  void (*gegelu_mul_bf16)(const float* values, float limit, std::int64_t num_pairs, void* out);
 
   float (*exp)(float x);
   // Largest value, or NaN when a value is NaN.

@@ -15,7 +15,9 @@ void add_to(float* dst, const T* src, std::int64_t n) {
       });
 }
 
-inline F silu(F x) { return div(x, add(set1(1.0F), exp(sub(zero(), x)))); }
+inline F silu_mul(F gate, F up) {
+  return mul(div(gate, add(set1(1.0F), exp(sub(zero(), gate)))), up);
+}
 
 // x · sigmoid(1.702 x), which is close to gelu (Hendrycks and Gimpel 2016, §2).
 inline F quick_gelu(F x) { return div(x, add(set1(1.0F), exp(mul(set1(-1.702F), x)))); }
@@ -24,6 +26,15 @@ inline F gegelu(F gate, F up, F limit) {
   const F a = or_infinity(min(limit, gate), gate);
   const F b = or_infinity(max(sub(zero(), limit), min(limit, up)), up);
   return mul(quick_gelu(a), add(b, set1(1.0F)));
+}
+
+template <typename T, typename Activate>
+void activate_pairs(const float* values, std::int64_t num_pairs, void* out, Activate activate) {
+  auto* to = static_cast<T*>(out);
+  for (std::int64_t pair = 0; pair < num_pairs; ++pair) {
+    const float* gate = values + pair * 2 * kLanes;
+    store(to + pair * kLanes, activate(load(gate), load(gate + kLanes)));
+  }
 }
 
 }  // namespace
@@ -45,25 +56,22 @@ void add_bf16(float* dst, const void* src, std::int64_t n) {
   add_to(dst, static_cast<const std::uint16_t*>(src), n);
 }
 
-void silu_mul(float* gate, const float* up, std::int64_t n) {
-  for_each_group(
-      n,
-      [&](std::int64_t i) { store(gate + i, mul(silu(load(gate + i)), load(up + i))); },
-      [&](std::int64_t i, std::int64_t count) {
-        const F v = mul(silu(load_first(gate + i, count)), load_first(up + i, count));
-        store_first(gate + i, v, count);
-      });
+void silu_mul_f32(const float* values, std::int64_t num_pairs, void* out) {
+  activate_pairs<float>(values, num_pairs, out, silu_mul);
+}
+void silu_mul_bf16(const float* values, std::int64_t num_pairs, void* out) {
+  activate_pairs<std::uint16_t>(values, num_pairs, out, silu_mul);
 }
 
-void gegelu_mul(float* gate, const float* up, float limit, std::int64_t n) {
+void gegelu_mul_f32(const float* values, float limit, std::int64_t num_pairs, void* out) {
   const F limits = set1(limit);
-  for_each_group(
-      n,
-      [&](std::int64_t i) { store(gate + i, gegelu(load(gate + i), load(up + i), limits)); },
-      [&](std::int64_t i, std::int64_t count) {
-        const F v = gegelu(load_first(gate + i, count), load_first(up + i, count), limits);
-        store_first(gate + i, v, count);
-      });
+  activate_pairs<float>(
+      values, num_pairs, out, [&](F gate, F up) { return gegelu(gate, up, limits); });
+}
+void gegelu_mul_bf16(const float* values, float limit, std::int64_t num_pairs, void* out) {
+  const F limits = set1(limit);
+  activate_pairs<std::uint16_t>(
+      values, num_pairs, out, [&](F gate, F up) { return gegelu(gate, up, limits); });
 }
 
 float exp_scalar(float x) { return first_lane(exp(set1(x))); }

@@ -9,7 +9,7 @@
 namespace phi3::cpu::PHI3_ISA {
 
 // More rows share what is loaded of the weights, fewer of them leave room for more panels.
-constexpr int kPromptRows = 6;
+constexpr int kPromptRows = 8;
 
 constinit const Kernels kKernels = {
     .name = PHI3_NAME(PHI3_ISA),
@@ -45,8 +45,10 @@ constinit const Kernels kKernels = {
     .quantize = quantize,
     .add_f32 = add_f32,
     .add_bf16 = add_bf16,
-    .silu_mul = silu_mul,
-    .gegelu_mul = gegelu_mul,
+    .silu_mul_f32 = silu_mul_f32,
+    .silu_mul_bf16 = silu_mul_bf16,
+    .gegelu_mul_f32 = gegelu_mul_f32,
+    .gegelu_mul_bf16 = gegelu_mul_bf16,
     .exp = exp_scalar,
     .max = max_value,
     .exp_sum = exp_sum,
