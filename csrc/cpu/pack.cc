@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "core/dispatch.h"
@@ -45,20 +46,27 @@ const T* row_of(const PackParams& params, std::int64_t row) {
 template <typename T>
 void copy_panel(const PackParams& params, PanelRows rows, T* panel) {
   constexpr std::int64_t kPair = sizeof(T) == 2 ? 2 : 1;
-  // Few columns at a time, so that the lines they are scattered over stay in the first-level cache.
-  constexpr std::int64_t kColumns = 128;
   const std::int64_t k = params.in_features;
-  const std::int64_t stored_k = round_up(k, kPair);
-  for (std::int64_t begin = 0; begin < stored_k; begin += kColumns) {
-    const std::int64_t end = std::min(stored_k, begin + kColumns);
+  const T* from[kPanelRows];
+  for (std::int64_t lane = 0; lane < kPanelRows; ++lane) {
+    from[lane] = row_of<T>(params, rows.first + std::min(lane, rows.count - 1));
+  }
+  for (std::int64_t col = 0; col + kPair <= k; col += kPair) {
+    T* out = panel + col * kPanelRows;
     for (std::int64_t lane = 0; lane < kPanelRows; ++lane) {
-      T* out = panel + lane * kPair;
-      const T* row = row_of<T>(params, rows.first + std::min(lane, rows.count - 1));
-      const std::int64_t valid = lane < rows.count ? std::min(end, k) : begin;
-      for (std::int64_t col = begin; col < end; ++col) {
-        const std::int64_t at = col / kPair * kPair * kPanelRows + col % kPair;
-        out[at] = col < valid ? row[col] : T{};
-      }
+      std::memcpy(out + lane * kPair, from[lane] + col, kPair * sizeof(T));
+    }
+  }
+  if (k % kPair != 0) {
+    T* out = panel + (k - 1) * kPanelRows;
+    for (std::int64_t lane = 0; lane < kPanelRows; ++lane) {
+      out[lane * kPair] = from[lane][k - 1];
+      out[lane * kPair + 1] = T{};
+    }
+  }
+  for (std::int64_t lane = rows.count; lane < kPanelRows; ++lane) {
+    for (std::int64_t col = 0; col < round_up(k, kPair); col += kPair) {
+      std::memset(panel + col * kPanelRows + lane * kPair, 0, kPair * sizeof(T));
     }
   }
 }
