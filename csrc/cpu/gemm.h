@@ -66,7 +66,7 @@ class GemmBlock {
   static constexpr std::int64_t kFloatBlockK = 2048;
   static constexpr std::int64_t kIntegerBlockK = 1024;
   // With more rows it pays to turn int4 into int8 once and for all of them.
-  static constexpr std::int64_t kMostDirectRows = 8;
+  static constexpr std::int64_t kMostDirectRows = 16;
 
   // The numbers of a panel from k on.
   const std::byte* numbers(std::int64_t panel, std::int64_t k) const {
@@ -138,9 +138,7 @@ class GemmBlock {
     const bool is_u4 = is_int4(weight_.format);
     const bool is_expanded = is_u4 && num_rows > kMostDirectRows;
     const auto gemm = is_u4 && !is_expanded ? isa_.gemm_u4 : isa_.gemm_u8;
-    const std::int64_t tile_rows =
-        num_rows <= kMostDirectRows ? num_rows : std::int64_t{isa_.integer_tile_rows};
-    const std::int64_t num_tiles = ceil_div(num_rows, tile_rows);
+    const std::int64_t num_tiles = ceil_div(num_rows, isa_.integer_tile_rows);
     const std::int64_t block_k = num_tiles > 1 ? kIntegerBlockK : padded_k_;
     for (std::int64_t k = 0; k < padded_k_; k += block_k) {
       IntegerTile tile{};
