@@ -12,8 +12,8 @@ from torch import Tensor
 
 from phi3svc.config.tensors import TensorInfo, header_of
 from phi3svc.errors import ConfigError
-from phi3svc.model.file_mapping import FileMapping
 from phi3svc.model.packed_format import ALIGNMENT, DTYPE_NAMES, LinearEntry, read_metadata
+from phi3svc.model.pages import FileMapping
 from phi3svc.model.weight_source import Rows, dtype_of
 from phi3svc.model.weights import Progress, check_required
 from phi3svc.ops import PackedLinear

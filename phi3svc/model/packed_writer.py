@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from phi3svc.model.file_mapping import writable_tensor
 from phi3svc.model.packed_format import ALIGNMENT, DTYPE_NAMES, LinearEntry, write_metadata
+from phi3svc.model.pages import writable_tensor
 from phi3svc.ops import PackedLinear
 
 # More than a tensor takes in the header, besides its name: two entries and its padding's.

@@ -13,6 +13,7 @@ from phi3svc import ops
 from phi3svc.config.quantization import Quantization
 from phi3svc.model.heads import EMBEDDING, LM_HEAD
 from phi3svc.model.packed_writer import PackedFileWriter
+from phi3svc.model.pages import empty_tensor
 from phi3svc.model.quantization import choose_format, first_format
 from phi3svc.model.weight_source import Rows, dtype_of
 from phi3svc.model.weights import TensorSource
@@ -93,11 +94,10 @@ class PackingSource:
     def _pack_in(
         self, weight: Tensor, format: str, is_gate_up: bool
     ) -> tuple[PackedLinear, Tensor | None]:
-        out = None
-        if self._writer is not None:
-            out_features, in_features = weight.shape
-            shape, dtype = ops.packed_shape(out_features, in_features, format, is_gate_up)
-            out = self._writer.room(shape, dtype)
+        out_features, in_features = weight.shape
+        shape, dtype = ops.packed_shape(out_features, in_features, format, is_gate_up)
+        room = empty_tensor if self._writer is None else self._writer.room
+        out = room(shape, dtype)
         row_errors = torch.empty(len(weight)) if Quantization.of(format) else None
         pack = ops.pack_gate_up if is_gate_up else ops.pack_linear
         return pack(weight, format, out, row_errors), row_errors

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,11 +11,10 @@ from torch import Tensor
 
 from phi3svc.config.tensors import FLOAT_DTYPES, TensorInfo, list_tensors
 from phi3svc.errors import ConfigError
+from phi3svc.model.pages import empty_tensor
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read so far, bytes to read) after each tensor."""
-
-_OWN_PAGES_BYTES = 1 << 20
 
 
 class TensorSource(Protocol):
@@ -72,7 +69,7 @@ class WeightReader:
         the page cache does not count as this process's memory.
         """
         info = self._tensors[name]
-        tensor = _empty(info.shape, getattr(torch, FLOAT_DTYPES[info.dtype]))
+        tensor = empty_tensor(info.shape, getattr(torch, FLOAT_DTYPES[info.dtype]))
         into = tensor.view(-1).view(torch.uint8).numpy().data
         done = 0
         try:
@@ -88,20 +85,7 @@ class WeightReader:
         self._done_bytes += info.num_bytes
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
-        return tensor if tensor.dtype == dtype else _empty(info.shape, dtype).copy_(tensor)
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor whose memory is the system's again as soon as it is dropped.
-
-    Most are packed and dropped at once. On malloc's heap they leave holes between the packed ones,
-    half a gigabyte of them in Phi-3-mini.
-    """
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if num_bytes < _OWN_PAGES_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+        return tensor if tensor.dtype == dtype else empty_tensor(info.shape, dtype).copy_(tensor)
 
 
 def check_required(found: Container[str], required: Iterable[str], where: str) -> None:

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from phi3svc.config.quantization import Quantization
 from phi3svc.config.tensors import read_header
 from phi3svc.errors import ConfigError
-from phi3svc.model.file_mapping import FileMapping
 from phi3svc.model.loader import load_network, pack_checkpoint
+from phi3svc.model.pages import FileMapping
 from phi3svc.model.quantized_checkpoint import write_quantized
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import all_logits, random_ids

@@ -1,6 +1,8 @@
-"""Weights that lie in a file: mapped into memory, in huge pages where there are any.
+"""Tensors whose memory is asked of the system by itself, in huge pages where there are any.
 
-Huge pages of a file read as fast as those of anonymous memory, and page by page 4 KiB ones do not.
+Weights are read from end to end for every token, faster so than through pages of 4 KiB; and such
+pages are filled three times as fast when they are new. They are anonymous, or those of a file:
+huge pages of a file are as fast as others.
 """
 
 from __future__ import annotations
@@ -13,9 +15,24 @@ import torch
 from torch import Tensor
 
 _HUGE_PAGE_BYTES = 2 << 20
+_OWN_PAGES_BYTES = 1 << 20
 # What the mmap module has no names for yet (linux/mman.h).
 _MAP_NORESERVE = 0x4000
 _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
+
+
+def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor whose memory is the system's again as soon as it is dropped.
+
+    On malloc's heap, tensors that are packed and dropped at once leave holes between the packed
+    ones, half a gigabyte of them in Phi-3-mini.
+    """
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes < _OWN_PAGES_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _use_huge_pages(pages)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class FileMapping:
