@@ -1,9 +1,10 @@
 """Phi-3-mini at its full size with random weights: writes the checkpoint, and runs it.
 
-    python -m tests.model.full_size FOLDER
+    python -m tests.model.full_size FOLDER DTYPE CACHE
 
 loads the checkpoint in FOLDER through the engine, generates, and prints one JSON object: times, the
-tokens, and the peak of this process's memory as the kernel saw it.
+tokens, and the peak of this process's memory as the kernel saw it. DTYPE and CACHE are what
+`--dtype` and `--packed-cache` take.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], noise: Tensor) 
             stream.write(weight.view(torch.uint8).numpy().data)
 
 
-async def serve(path: Path) -> dict[str, object]:
+async def serve(path: Path, dtype: str, cache: str) -> dict[str, object]:
     """Each prompt alone, then all together."""
     kv_bytes_per_token = Phi3Config.from_dir(path).kv_bytes_per_token("bfloat16")
     kv_bytes = NUM_BLOCKS * 16 * kv_bytes_per_token
-    config = EngineConfig(kv_memory_bytes=kv_bytes, prefix_cache=False)
-    engine = LocalEngine([ModelSpec("mini", str(path))], config)
+    config = EngineConfig(kv_memory_bytes=kv_bytes, prefix_cache=False, packed_cache=cache)
+    engine = LocalEngine([ModelSpec("mini", str(path), dtype)], config)
     begun_s = time.perf_counter()
     await engine.start()
     loaded_s = time.perf_counter()
@@ -106,7 +107,10 @@ async def serve(path: Path) -> dict[str, object]:
 
 
 def peak_bytes() -> int:
-    """Most that this process ever had in memory; since its exec, unlike getrusage's."""
+    """Most that this process ever had in memory; since its exec, unlike getrusage's.
+
+    Anonymous pages and those of mapped files: weights in a cache's file count like others.
+    """
     status = Path("/proc/self/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -114,4 +118,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(serve(Path(sys.argv[1])))))
+    print(json.dumps(asyncio.run(serve(Path(sys.argv[1]), *sys.argv[2:]))))
