@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from pathlib import Path
 
 from tests.cli.command import phi3svc, serving
 
@@ -44,6 +45,17 @@ def test_generate_starts_its_own_server() -> None:
     done = phi3svc("generate", "-", "--chat", "--max-new-tokens", "8", stdin="Hello!")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_generate_in_int4_keeps_weights_only_where_they_are_large(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    done = phi3svc(
+        *("generate", "Hello!", "--chat", "--max-new-tokens", "8", "--dtype", "int4"),
+        *("--packed-cache", str(cache)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 2
+    assert not cache.exists()
 
 
 def test_classify_finds_entities_with_their_characters() -> None:

@@ -34,6 +34,17 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert (both.kv_dtype, both.kv_memory_bytes) == ("auto", 3 << 20)
 
 
+def test_packed_weights_are_kept_where_the_flag_says(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[engine]\npacked_cache = "/x"\npacked_cache_bytes = 7\n')
+    file = ("--config", str(path))
+    assert engine_config().packed_cache == "auto"
+    assert engine_config("--packed-cache", "off").packed_cache == "off"
+    assert engine_config(*file).packed_cache == "/x"
+    both = engine_config(*file, "--packed-cache", "/y")
+    assert (both.packed_cache, both.packed_cache_bytes) == ("/y", 7)
+
+
 def test_an_unknown_kv_dtype_is_refused() -> None:
     with pytest.raises(argparse.ArgumentError, match="invalid choice: 'int4'"):
         engine_config("--kv-dtype", "int4")
@@ -41,7 +52,10 @@ def test_an_unknown_kv_dtype_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [("--model", "demo"), ("--threads", "0"), ("--kv-dtype", "int8"), ("--config", "no.toml")],
+    [
+        *(("--model", "demo"), ("--threads", "0"), ("--kv-dtype", "int8"), ("--dtype", "int4")),
+        *(("--packed-cache", "off"), ("--config", "no.toml")),
+    ],
 )
 def test_a_flag_of_the_server_is_refused_where_one_runs_already(flags: tuple[str, str]) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from phi3svc.errors import ConfigError
         ("max_waiting_tokens", -1, "1 to 4294967296"),
         ("kv_memory_bytes", -1, "0 to 281474976710656"),
         ("num_threads", 257, "0 to 256"),
+        ("packed_cache_bytes", -1, "0 to 281474976710656"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_range(
@@ -49,3 +51,41 @@ def test_a_weight_out_of_range_is_named(weight: int) -> None:
 def test_zero_threads_means_one_per_available_cpu() -> None:
     assert EngineConfig().num_threads_to_use == len(os.sched_getaffinity(0))
     assert EngineConfig(num_threads=3).num_threads_to_use == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "variables", "folder"),
+    [
+        ("off", {"HOME": "/home/ada"}, None),
+        ("/var/cache/x", {"HOME": "/home/ada"}, "/var/cache/x"),
+        ("auto", {"HOME": "/home/ada"}, "/home/ada/.cache/phi3svc/packed"),
+        ("auto", {"HOME": "/home/ada", "XDG_CACHE_HOME": "/x"}, "/x/phi3svc/packed"),
+        ("auto", {"HOME": "/home/ada", "XDG_CACHE_HOME": ""}, "/home/ada/.cache/phi3svc/packed"),
+        ("auto", {"HOME": "/home/ada", "XDG_CACHE_HOME": "x"}, "/home/ada/.cache/phi3svc/packed"),
+    ],
+)
+def test_packed_weights_have_a_folder(
+    setting: str, variables: dict[str, str], folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    expected = None if folder is None else Path(folder)
+    assert EngineConfig(packed_cache=setting).packed_cache_folder == expected
+
+
+def test_a_user_without_a_home_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert EngineConfig().packed_cache_folder is None
+
+
+@pytest.mark.parametrize("setting", ["", "a\0b"])
+def test_the_packed_cache_is_a_folder(setting: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"engine\.packed_cache=.*: must be auto, off or a folder"
+    ):
+        EngineConfig(packed_cache=setting)
