@@ -71,15 +71,15 @@ def footprints(
 
     sizes: bytes of the weights, by dtype.
     """
-    largest = config.hidden_size * max(
-        config.vocab_size, 2 * config.intermediate_size, config.qkv_features
-    )
+    embedding = config.hidden_size * config.vocab_size
+    largest = config.hidden_size * max(2 * config.intermediate_size, config.qkv_features)
     for dtype, num_bytes in sizes.items():
         model_dtype: DType = "float32" if dtype == "float32" else "bfloat16"
-        # A tensor is there as it was read, or as converted, until it is packed: `load_network`.
-        stored = max(BYTES_PER_ELEMENT[config.dtype], BYTES_PER_ELEMENT[model_dtype])
-        unpacked_bytes = 0 if config.quantization else largest * stored
-        is_loadable = free_bytes >= num_bytes + unpacked_bytes
+        # A tensor is there as it was read, or as converted, until it is packed, and those of the
+        # embedding and the head before any other: `load_network`.
+        unpacked = max(BYTES_PER_ELEMENT[config.dtype], BYTES_PER_ELEMENT[model_dtype])
+        peak_bytes = max(num_bytes + largest * unpacked, 3 * embedding * unpacked)
+        is_loadable = free_bytes >= (num_bytes if config.quantization else peak_bytes)
         room = max(0, free_bytes - num_bytes - PROCESS_BYTES) if is_loadable else 0
         kv_dtypes: tuple[KVDType, ...] = (model_dtype, "int8")
         for kv_dtype in kv_dtypes:

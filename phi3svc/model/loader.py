@@ -43,10 +43,11 @@ def load_network(
     """Load the checkpoint in folder `path`.
 
     dtype: "float32", "bfloat16", "int8", "int4" or one of its formats ("int4-g128"); "auto" for the
-    checkpoint's. One tensor at a time is read, converted and packed, so the peak is the packed
-    weights and twice the largest tensor. cache: where packed weights are kept; they are mapped and
-    used as they lie there, as are those of a quantized checkpoint. Raises ConfigError in one line;
-    a cache that does not work is a warning, and the weights are packed in memory.
+    checkpoint's. One tensor at a time is read, converted and packed, the head's before those of
+    layers, so the peak is the packed weights and twice a layer's largest tensor. cache: where
+    packed weights are kept; they are mapped and used as they lie there, as are those of a quantized
+    checkpoint. Raises ConfigError in one line; a cache that does not work is a warning, and the
+    weights are packed in memory.
     """
     config = Phi3Config.from_dir(path)
     format = weight_format(config, dtype, str(path))

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -136,7 +137,8 @@ class PackedCache:
     def _make_room(self, num_bytes: int, partial: Path) -> None:
         """Remove what killed processes and other boots left, and the entries used longest ago.
 
-        OSError if there is no room for `num_bytes` even so. partial: what is to take the room.
+        OSError if there is no room for `num_bytes` even so, or if it would take more than half of
+        what is free on the disk. partial: what is to take the room.
         """
         total = num_bytes
         entries = []
@@ -158,6 +160,9 @@ class PackedCache:
                 total -= size
         if total > self.max_bytes:
             raise OSError(f"no room for {num_bytes} bytes in a cache of {self.max_bytes}")
+        free_bytes = shutil.disk_usage(self.folder).free
+        if num_bytes > free_bytes // 2:
+            raise OSError(f"{num_bytes} bytes are more than half of the {free_bytes} that are free")
 
 
 def _boot_id() -> str:

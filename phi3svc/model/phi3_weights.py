@@ -76,6 +76,8 @@ def required_names(config: Phi3Config) -> list[str]:
 
 def load_phi3(config: Phi3Config, source: WeightSource) -> tuple[Phi3Weights, frozenset[Head]]:
     """Take one weight after the other; also says which heads they make."""
+    # First, while there is room: they are larger than any weight of a layer.
+    embedding, lm_head = load_embedding_and_head(config, source)
     layers = tuple(
         LayerWeights(
             input_norm=source.plain(layer_name(i, "input_layernorm")),
@@ -87,7 +89,6 @@ def load_phi3(config: Phi3Config, source: WeightSource) -> tuple[Phi3Weights, fr
         )
         for i in range(config.num_hidden_layers)
     )
-    embedding, lm_head = load_embedding_and_head(config, source)
     score_head = score_head_of(config, source)
     has_bias = score_head == "token-classification" and SCORE_BIAS in source
     weights = Phi3Weights(

@@ -101,6 +101,8 @@ def load_phi3small(
     def bias(layer_idx: int, module: str, rows: Rows | None = None) -> Tensor:
         return source.plain(layer_name(layer_idx, module, "bias"), rows)
 
+    # First, while there is room: they are larger than any weight of a layer.
+    embedding, lm_head = load_embedding_and_head(config, source)
     layers = tuple(
         Phi3SmallLayerWeights(
             input_norm=norm(i, "input_layernorm"),
@@ -118,7 +120,6 @@ def load_phi3small(
         )
         for i in range(config.num_hidden_layers)
     )
-    embedding, lm_head = load_embedding_and_head(config, source)
     has_head = lm_head is not None
     weights = Phi3SmallWeights(
         embedding=embedding,

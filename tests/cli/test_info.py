@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -176,16 +177,18 @@ def test_longest_context_of_phi3_mini(
 
 
 @pytest.mark.parametrize(("num_spare", "fits"), [(-1, False), (0, True)])
-def test_what_cannot_be_loaded_does_not_fit(num_spare: int, fits: bool) -> None:
-    """Loading Phi-4-mini takes its embedding, 1.2 GB, once more than serving it."""
-    config = Phi3Config.from_dict(
-        next(member for member in FAMILY if member.name == "Phi-4-mini").config()
-    )
-    embedding_bytes = 2 * 200064 * 3072
-    assert embedding_bytes > PROCESS_BYTES
-    free_bytes = 2 * config.num_params + embedding_bytes + num_spare
-    ways = footprints(config, weights_bytes(config, config.num_params), free_bytes)
-    assert [bool(way.context_tokens) for way in ways] == [*2 * [False], *2 * [fits], *4 * [True]]
+@pytest.mark.parametrize("wide", ["mlp", "vocabulary"])
+def test_what_cannot_be_loaded_does_not_fit(wide: str, num_spare: int, fits: bool) -> None:
+    """Loading takes the largest weight of a layer once more, or the embedding three times."""
+    size = {"mlp": {"intermediate_size": 1 << 17}, "vocabulary": {"vocab_size": 1 << 20}}[wide]
+    config = dataclasses.replace(MINI, num_hidden_layers=1, **size)
+    sizes = weights_bytes(config, config.num_params)
+    gate_up, embedding = 2 * 3072 * (2 << 17), 2 * 3072 << 20
+    peak_bytes = sizes["bfloat16"] + gate_up if wide == "mlp" else 3 * embedding
+    assert peak_bytes > sizes["bfloat16"] + PROCESS_BYTES
+    ways = footprints(config, sizes, peak_bytes + num_spare)
+    found = {way.dtype: bool(way.context_tokens) for way in ways}
+    assert (found["float32"], found["bfloat16"]) == (False, fits)
 
 
 @pytest.mark.parametrize("room", [0, 100_000, 2_000_000, 1 << 30])

@@ -299,6 +299,24 @@ def test_a_model_larger_than_the_cache(path: Path, tmp_path: Path, caplog: Any) 
     packs_in_memory(path, cache, "no room for 426240 bytes in a cache of 100000", caplog)
 
 
+@pytest.mark.parametrize("num_free", [852_479, 852_480])
+def test_half_of_what_is_free_is_left(
+    path: Path,
+    cache: PackedCache,
+    num_free: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = shutil.disk_usage(path)._replace(free=num_free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: found)
+    if num_free == 852_480:
+        load_network(path, cache=cache)
+        assert len(entries(cache)) == 1
+    else:
+        reason = "426240 bytes are more than half of the 852479 that are free"
+        packs_in_memory(path, cache, reason, caplog)
+
+
 # Several processes.
 
 
