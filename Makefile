@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 # The one place that pins torch; installed first so that nothing else pulls another build.
 TORCH  ?= torch==2.13.0
+PEERS  ?= .venv-peers
 NODE   := tests/clients/node
 BUF    := $(NODE)/node_modules/.bin/buf
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-slow bench lint typecheck format protos lint-protos test-cpp sanitize \
+.PHONY: help setup build demo test test-slow bench bench-peers lint typecheck format protos lint-protos test-cpp sanitize \
         embedded clean
 
 help: ## list the targets
@@ -49,6 +50,20 @@ bench: build ## measure again what tests/bench/results holds
 	$(BIN)/python -m tests.bench.step_overhead
 	$(BIN)/python -m tests.bench.block_sparse
 	$(BIN)/python -m tests.bench.quality --plot tests/bench/results/quality.svg
+
+$(PEERS)/.deps: tests/bench/peers/requirements.txt
+	@echo "==> creating $(PEERS): llama.cpp is compiled for this CPU, the rest is downloaded"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/bin/python -m pip install -q --disable-pip-version-check \
+	  --no-binary llama-cpp-python llama-cpp-python==0.3.36
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --target $(PEERS)/transformers-5 \
+	  --upgrade transformers==5.23.0
+	@touch $@
+
+bench-peers: build $(PEERS)/.deps ## the same work by other engines, side by side: 40 minutes, 12 GB of disk
+	$(BIN)/python -m tests.bench.peers --peers $(PEERS) $(PEERS_FLAGS)
 
 lint: setup ## ruff, clang-format
 	$(BIN)/ruff check .
