@@ -50,8 +50,10 @@ from phi3svc._core import (
     build_info,
     isa,
     num_threads,
+    pin_threads,
     set_isa,
     set_num_threads,
+    set_pin_threads,
 )
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "pack_gate_up",
     "pack_linear",
     "packed_shape",
+    "pin_threads",
     "qkv_rope",
     "quantize",
     "quantized_row_bytes",
@@ -90,6 +93,7 @@ __all__ = [
     "sample",
     "set_isa",
     "set_num_threads",
+    "set_pin_threads",
     "unpack_gate_up",
     "unpack_linear",
 ]

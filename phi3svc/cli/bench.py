@@ -132,8 +132,11 @@ def _serve_flags(args: argparse.Namespace) -> list[str]:
     flags = [f"--model={model}" for model in models]
     for name in SERVER_FLAGS:
         value = getattr(args, name)
-        if value is not None:
-            flags.append(f"--{name.replace('_', '-')}={value}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags.append(f"--{flag}={value}")
     return flags
 
 

@@ -10,7 +10,10 @@ from phi3svc.config.engine import KV_DTYPES
 from phi3svc.config.server import DEVICES, DTYPES, ModelSpec, ServerConfig, load_server_config
 from phi3svc.errors import ConfigError
 
-SERVER_FLAGS = ("dtype", "device", "threads", "kv_memory", "kv_dtype", "packed_cache", "config")
+SERVER_FLAGS = (
+    *("dtype", "device", "threads", "pin_threads"),
+    *("kv_memory", "kv_dtype", "packed_cache", "config"),
+)
 """The flags of `add_model_options` that are given at most once, as argparse names them."""
 
 
@@ -31,6 +34,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", choices=DEVICES, help="default: cpu")
     group.add_argument("--threads", type=int, help="compute threads; default, and 0: one per core")
+    group.add_argument(
+        "--pin-threads",
+        action=argparse.BooleanOptionalAction,
+        help="tie compute threads to a core each; default: no",
+    )
     group.add_argument(
         "--kv-memory",
         type=int,
@@ -85,6 +93,7 @@ def server_config(
     overrides = {"models": models, "dtype": args.dtype, "listen": listen, "device": args.device}
     engine = {
         "num_threads": args.threads,
+        "pin_threads": args.pin_threads,
         "kv_memory_bytes": args.kv_memory << 20 if args.kv_memory is not None else None,
         "kv_dtype": args.kv_dtype,
         "packed_cache": args.packed_cache,

@@ -29,8 +29,10 @@ class EngineConfig:
     kv_memory_bytes: for the KV blocks of all models together, 0 for half of what is free once the
     weights are loaded (never more than the models can use). kv_dtype: what the blocks hold, "auto"
     for the model's dtype or "int8", which takes half of bfloat16's memory and a quarter of
-    float32's. num_threads: compute threads, 0 for one per available CPU. prefix_cache: keep what
-    was computed for prompts and answers as long as there is room, for requests that begin alike.
+    float32's. num_threads: compute threads, 0 for one per CPU that the process may use, by its
+    affinity and its container's quota. pin_threads: tie those of them that are the extension's own
+    to one CPU each, in the order of the process's CPUs. prefix_cache: keep what was computed for
+    prompts and answers as long as there is room, for requests that begin alike.
     max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
     pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
     when they compete for the time that prompts take. packed_cache: where packed weights are kept
@@ -46,6 +48,7 @@ class EngineConfig:
     kv_memory_bytes: int = 0
     kv_dtype: str = "auto"
     num_threads: int = 0
+    pin_threads: bool = False
     prefix_cache: bool = True
     max_draft_tokens: int = 16
     tenant_weights: dict[str, int] = field(default_factory=dict)
@@ -70,8 +73,10 @@ class EngineConfig:
             raise ConfigError(
                 f"engine.packed_cache={self.packed_cache!r}: must be auto, off or a folder"
             )
-        if not isinstance(self.prefix_cache, bool):
-            raise ConfigError(f"engine.prefix_cache={self.prefix_cache}: must be true or false")
+        for setting in ("pin_threads", "prefix_cache"):
+            value = getattr(self, setting)
+            if not isinstance(value, bool):
+                raise ConfigError(f"engine.{setting}={value}: must be true or false")
         for tenant, weight in self.tenant_weights.items():
             if not isinstance(weight, int) or not 1 <= weight <= 100:
                 raise ConfigError(f"engine.tenant_weights.{tenant}={weight}: must be 1 to 100")
@@ -89,11 +94,6 @@ class EngineConfig:
         if self.packed_cache == "auto":
             return user_cache_folder()
         return Path(self.packed_cache)
-
-    @property
-    def num_threads_to_use(self) -> int:
-        """`num_threads`, with 0 replaced by the number of CPUs this process may run on."""
-        return self.num_threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
 
 
 def user_cache_folder() -> Path | None:

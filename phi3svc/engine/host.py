@@ -46,7 +46,8 @@ class EngineHost:
             ops.isa()
         except ops.Error as error:
             raise ConfigError(str(error)) from None
-        ops.set_num_threads(config.num_threads_to_use)
+        ops.set_num_threads(config.num_threads)
+        ops.set_pin_threads(config.pin_threads)
         cache = PackedCache.of(config)
         networks = {
             source.name: load_network(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from phi3svc.cli.bench import _serve_flags
 from phi3svc.cli.options import (
     add_client_options,
     add_model_options,
@@ -45,6 +46,23 @@ def test_packed_weights_are_kept_where_the_flag_says(tmp_path: Path) -> None:
     assert (both.packed_cache, both.packed_cache_bytes) == ("/y", 7)
 
 
+def test_threads_are_pinned_where_the_flag_or_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[engine]\npin_threads = true\n")
+    file = ("--config", str(path))
+    assert not engine_config().pin_threads
+    assert engine_config("--pin-threads").pin_threads
+    assert engine_config(*file).pin_threads
+    assert not engine_config(*file, "--no-pin-threads").pin_threads
+
+
+@pytest.mark.parametrize("flag", ["--pin-threads", "--no-pin-threads", "--threads=3"])
+def test_bench_starts_its_server_with_the_flags_it_was_given(flag: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_client_options(parser)
+    assert flag in _serve_flags(parser.parse_args([flag]))
+
+
 def test_an_unknown_kv_dtype_is_refused() -> None:
     with pytest.raises(argparse.ArgumentError, match="invalid choice: 'int4'"):
         engine_config("--kv-dtype", "int4")
@@ -54,10 +72,11 @@ def test_an_unknown_kv_dtype_is_refused() -> None:
     "flags",
     [
         *(("--model", "demo"), ("--threads", "0"), ("--kv-dtype", "int8"), ("--dtype", "int4")),
+        ("--pin-threads",),
         *(("--packed-cache", "off"), ("--config", "no.toml")),
     ],
 )
-def test_a_flag_of_the_server_is_refused_where_one_runs_already(flags: tuple[str, str]) -> None:
+def test_a_flag_of_the_server_is_refused_where_one_runs_already(flags: tuple[str, ...]) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_client_options(parser)
     check_address(parser.parse_args(flags))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,12 @@ def test_a_setting_out_of_range_is_named_with_its_range(
         EngineConfig(**{setting: value})
 
 
-def test_the_prefix_cache_is_on_or_off() -> None:
-    assert EngineConfig().prefix_cache
-    assert not EngineConfig(prefix_cache=False).prefix_cache
-    with pytest.raises(ConfigError, match=r"engine\.prefix_cache=1: must be true or false"):
-        EngineConfig(prefix_cache=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("setting", "default"), [("prefix_cache", True), ("pin_threads", False)])
+def test_a_switch_is_on_or_off(setting: str, default: bool) -> None:
+    assert getattr(EngineConfig(), setting) is default
+    assert getattr(EngineConfig(**{setting: not default}), setting) is not default
+    with pytest.raises(ConfigError, match=rf"engine\.{setting}=1: must be true or false"):
+        EngineConfig(**{setting: 1})
 
 
 def test_the_kv_dtype_is_one_of_two() -> None:
@@ -46,11 +46,6 @@ def test_the_kv_dtype_is_one_of_two() -> None:
 def test_a_weight_out_of_range_is_named(weight: int) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.tenant_weights\.gold={weight}: must be 1 to"):
         EngineConfig(tenant_weights={"gold": weight})
-
-
-def test_zero_threads_means_one_per_available_cpu() -> None:
-    assert EngineConfig().num_threads_to_use == len(os.sched_getaffinity(0))
-    assert EngineConfig(num_threads=3).num_threads_to_use == 3
 
 
 @pytest.mark.parametrize(

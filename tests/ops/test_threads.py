@@ -1,11 +1,15 @@
-"""The pool under stress: many small calls, changing thread counts, several Python threads."""
+"""The pool under stress: many small calls, changing thread counts, several Python threads, a busy
+machine."""
 
 from __future__ import annotations
 
 import os
+import statistics
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +21,14 @@ from phi3svc import ops
 
 # Large enough that even one row is shared between threads.
 WIDTH, OUT_FEATURES = 1024, 16 * 40
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    num_threads, pin = ops.num_threads(), ops.pin_threads()
+    yield
+    ops.set_num_threads(num_threads)
+    ops.set_pin_threads(pin)
 
 
 @pytest.fixture
@@ -35,6 +47,28 @@ def test_set_num_threads_is_what_num_threads_says() -> None:
     for count in (1, 2, 5, 256, 1):
         ops.set_num_threads(count)
         assert ops.num_threads() == count
+
+
+def test_threads_are_at_first_those_that_the_process_may_use() -> None:
+    """In a process of its own, tied to one CPU of however many there are."""
+    cpu = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{cpu}]); from phi3svc import ops"
+    command = [sys.executable, "-c", f"{code}; print(ops.num_threads())"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1\n"
+
+
+def test_pinning_changes_no_bit_and_leaves_the_caller_alone(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = randn(3, WIDTH, dtype=torch.bfloat16)
+    expected = projection(x)
+    cpus = os.sched_getaffinity(0)
+    ops.set_num_threads(2)
+    for pin in (True, False, True):
+        ops.set_pin_threads(pin)
+        assert ops.pin_threads() is pin
+        assert_bitwise_equal(projection(x), expected)
+        assert os.sched_getaffinity(0) == cpus
 
 
 def test_many_small_calls_with_changing_thread_counts_agree(
@@ -94,6 +128,7 @@ def test_changing_the_thread_count_while_others_compute_is_safe(
         while not stop.is_set():
             for count in (1, 2, 3):
                 ops.set_num_threads(count)
+            time.sleep(0)  # lets go of the GIL, which else changes hands every 5 ms
 
     changer = threading.Thread(target=change)
     changer.start()
@@ -174,3 +209,40 @@ def test_a_forked_child_computes_on_its_own_pool(
         os._exit(0 if torch.equal(projection(x), expected) else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_an_idle_pool_uses_no_cpu(projection: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    ops.set_num_threads(2)
+    projection(randn(1, WIDTH, dtype=torch.bfloat16))
+    time.sleep(0.02)
+    start = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - start < 0.01
+
+
+def test_a_second_thread_does_no_harm_on_a_busy_machine(
+    projection: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Twice as many busy processes as CPUs: two threads are about as fast as one, if not faster.
+
+    Were a thread waited for that the kernel does not run, every call would take a time slice.
+    """
+    x = randn(1, WIDTH, dtype=torch.bfloat16)
+    num_busy = 2 * len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_busy)]
+
+    def calls_per_second(num_threads: int) -> float:
+        ops.set_num_threads(num_threads)
+        num_calls, start = 0, time.perf_counter()
+        while time.perf_counter() - start < 0.15:
+            projection(x)
+            num_calls += 1
+        return num_calls / (time.perf_counter() - start)
+
+    try:
+        rounds = [(calls_per_second(1), calls_per_second(2)) for _ in range(7)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert statistics.median(two / one for one, two in rounds) > 0.5
