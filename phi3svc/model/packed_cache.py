@@ -207,7 +207,7 @@ def _is_at(file: Path, stream: BinaryIO) -> bool:
 def _remove_unused(file: Path) -> bool:
     """Remove a file unless somebody has a lock on it; whether it is gone."""
     try:
-        with file.open("rb") as stream:
+        with file.open("r+b") as stream:  # an exclusive lock over NFS takes leave to write
             if not _lock(stream):
                 return False
             if _is_at(file, stream):
