@@ -151,10 +151,8 @@ def packed_shape(
     out_features: int, in_features: int, format: str, is_gate_up: bool = False
 ) -> tuple[tuple[int, ...], torch.dtype]:
     """Shape and dtype of a packed weight's data."""
-    if is_gate_up:
-        num_panels = 2 * _num_panels(out_features // 2)
-    else:
-        num_panels = _num_panels(out_features)
+    num_matrices = 2 if is_gate_up else 1
+    num_panels = num_matrices * _num_panels(out_features // num_matrices)
     if format == "float32":
         return (num_panels, in_features, _PANEL_ROWS), torch.float32
     if format == "bfloat16":
@@ -303,10 +301,10 @@ def qkv_rope(
     first R dims of every head: (a, b) = (y[i], y[i + R/2]) → (a·cos - b·sin, b·cos + a·sin). Dims
     from R on pass through.
 
-    x: A [T, E], quantized if the weight is; weight: rows q|k|v, [(H + 2K)·D, E]; positions: int32 [T], each below max_pos;
-    rope_sets: int32 [T], which of the S factor sets a token's sequence uses (0 short, 1 long);
-    rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin), LongRoPE's attention factor folded in;
-    slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
+    x: A [T, E], quantized if the weight is; weight: rows q|k|v, [(H + 2K)·D, E]; positions:
+    int32 [T], each below max_pos; rope_sets: int32 [T], which of the S factor sets a token's
+    sequence uses (0 short, 1 long); rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin),
+    LongRoPE's attention factor folded in; slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
     q_out: A [T, H, D]; bias: A [(H + 2K)·D].
 
     With k_scales, v_scales (`kv_scales_shape`) pages are int8. Each head of k and v is quantized by
@@ -402,8 +400,8 @@ def linear(
 ) -> None:
     """out = x Wᵀ + bias, or out += x Wᵀ + bias.
 
-    x: A [T, k], quantized if the weight is; weight: [n, k]; bias: A [n]; out: A or float32 [T, n]. `accumulate` is the residual
-    add and needs a float32 out.
+    x: A [T, k], quantized if the weight is; weight: [n, k]; bias: A [n]; out: A or float32 [T, n].
+    `accumulate` is the residual add and needs a float32 out.
     """
     _core.linear(x, weight._argument, out, bias, accumulate=accumulate)
 
@@ -461,8 +459,8 @@ def lm_head(
     logit is -inf.
 
     h: float32 [T, E]; rows: int32 [n], each in 0..T-1; norm_weight, norm_bias: A [E]; weight:
-    [V, E]; normed: A [n, E], a workspace, quantized if the weight is; logits: float32 [n, V]; bias: A [V]; scale: finite and
-    positive.
+    [V, E]; normed: A [n, E], a workspace, quantized if the weight is; logits: float32 [n, V]; bias:
+    A [V]; scale: finite and positive.
     """
     _core.lm_head(
         h,
@@ -637,9 +635,10 @@ def _pack(
     is_gate_up: bool,
 ) -> PackedLinear:
     format = format or str(weight.dtype).removeprefix("torch.")
+    out_features, in_features = weight.shape
     if out is None:
-        shape, dtype = packed_shape(*weight.shape, format, is_gate_up)
+        shape, dtype = packed_shape(out_features, in_features, format, is_gate_up)
         out = torch.empty(shape, dtype=dtype, device=weight.device)
-    packed = PackedLinear(out, *weight.shape, format)
+    packed = PackedLinear(out, out_features, in_features, format)
     pack(weight, packed._argument, row_errors)
     return packed

@@ -85,7 +85,7 @@ def describe(config: Phi3Config, num_params: int, sizes: Mapping[str, int]) -> d
         "rope": _rope(config),
         "sliding_window": config.sliding_window,
         "tied_embeddings": config.tie_word_embeddings,
-        "stored_dtype": config.quantization.format if config.quantization else config.dtype,
+        "stored_dtype": config.quantization.name if config.quantization else config.dtype,
         "stop_token_ids": list(config.eos_token_ids),
     }
     if config.small is not None:

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="int4 groups without a minimum of their own: a little smaller, and less exact",
     )
+    parser.add_argument(
+        "--head-bits",
+        type=int,
+        choices=(4, 8),
+        help="of the language-model head of an int4 model; default: 8",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _quantization(args: argparse.Namespace) -> Quantization:
     if args.dtype == "int8":
-        for flag, is_given in (("group-size", args.group_size), ("symmetric", args.symmetric)):
-            if is_given:
+        for flag in ("group-size", "symmetric", "head-bits"):
+            if getattr(args, flag.replace("-", "_")):
                 raise ConfigError(f"--{flag}: not with --dtype int8, which has a scale per row")
         return Quantization(8)
-    return Quantization(4, args.group_size or GROUP_SIZES[0], args.symmetric)
+    return Quantization(4, args.group_size or GROUP_SIZES[0], args.symmetric, args.head_bits or 8)

@@ -3,7 +3,7 @@
 In config.json a quantized checkpoint of this project says, as those of other methods do,
 
     "quantization_config": {
-        "quant_method": "phi3svc", "bits": 4, "group_size": 32, "symmetric": false
+        "quant_method": "phi3svc", "bits": 4, "group_size": 32, "symmetric": false, "head_bits": 8
     }
 
 or {"quant_method": "phi3svc", "bits": 8}. Which format each weight has in the end is in its file,
@@ -27,12 +27,14 @@ class Quantization:
 
     bits: 8, a scale per row; or 4, a scale per row and a small integer one per group of
     `group_size` weights along the input. is_symmetric: without it, a group of 4 bits has a zero of
-    its own, so that its range need not be centred. 8 bits know neither.
+    its own, so that its range need not be centred. head_bits: of the language-model head beside 4
+    bits, 8 or 4. 8 bits know none of these.
     """
 
     bits: int
     group_size: int = 32
     is_symmetric: bool = False
+    head_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -40,12 +42,17 @@ class Quantization:
         if self.group_size not in GROUP_SIZES:
             sizes = " or ".join(map(str, GROUP_SIZES))
             raise ConfigError(f"group_size={self.group_size}: must be {sizes}")
-        if self.bits == 8 and (self.group_size, self.is_symmetric) != (32, False):
-            raise ConfigError("bits=8: has neither group_size nor symmetric, which are of 4 bits")
+        if self.head_bits not in (4, 8):
+            raise ConfigError(f"head_bits={self.head_bits}: must be 4 or 8")
+        of_4_bits = (self.group_size, self.is_symmetric, self.head_bits)
+        if self.bits == 8 and of_4_bits != (32, False, 8):
+            raise ConfigError(
+                "bits=8: has neither group_size nor symmetric nor head_bits, which are of 4 bits"
+            )
 
     @classmethod
     def of(cls, name: str) -> Quantization | None:
-        """The scheme that `name` stands for: "int8", "int4" or a format like "int4-g128-min".
+        """The scheme that `name` stands for: "int8", "int4" or another's `name`.
 
         None for other names.
         """
@@ -55,6 +62,11 @@ class Quantization:
     def dtype(self) -> str:
         """As `--dtype` has it."""
         return f"int{self.bits}"
+
+    @property
+    def name(self) -> str:
+        """Its format, like "int4-g128-min", and "-head4" behind it for a head in 4 bits as well."""
+        return self.format + ("-head4" if self.head_bits == 4 else "")
 
     @property
     def format(self) -> str:
@@ -79,7 +91,11 @@ class Quantization:
         """The quantization_config of a config.json."""
         record: dict[str, object] = {"quant_method": QUANT_METHOD, "bits": self.bits}
         if self.bits == 4:
-            record |= {"group_size": self.group_size, "symmetric": self.is_symmetric}
+            record |= {
+                "group_size": self.group_size,
+                "symmetric": self.is_symmetric,
+                "head_bits": self.head_bits,
+            }
         return record
 
 
@@ -88,17 +104,18 @@ def _rounded_up(size: int, multiple: int) -> int:
 
 
 _BY_NAME = {"int8": Quantization(8), "int4": Quantization(4)} | {
-    scheme.format: scheme
+    scheme.name: scheme
     for group_size in GROUP_SIZES
     for is_symmetric in (False, True)
-    for scheme in (Quantization(4, group_size, is_symmetric),)
+    for head_bits in (8, 4)
+    for scheme in (Quantization(4, group_size, is_symmetric, head_bits),)
 }
 
 
-def dtype_of_format(format: str) -> str:
-    """As `--dtype` has the weight format: "int4" for "int4-g32-min"."""
-    quantization = Quantization.of(format)
-    return format if quantization is None else quantization.dtype
+def dtype_of_scheme(name: str) -> str:
+    """As `--dtype` has it in short: "int4" for "int4-g32-min"."""
+    quantization = Quantization.of(name)
+    return name if quantization is None else quantization.dtype
 
 
 def read_quantization(fields: Fields) -> Quantization | None:
@@ -120,13 +137,16 @@ def read_quantization(fields: Fields) -> Quantization | None:
     group_size = own.integer("group_size", 32, 128)
     if group_size not in GROUP_SIZES:
         own.fail("group_size", " or ".join(map(str, GROUP_SIZES)))
-    return Quantization(4, group_size, own.flag("symmetric", False))
+    head_bits = own.integer("head_bits", 4, 8, default=8)
+    if head_bits not in (4, 8):
+        own.fail("head_bits", "4 or 8")
+    return Quantization(4, group_size, own.flag("symmetric", False), head_bits)
 
 
 def check_dtype(dtype: str, stored: Quantization, where: str) -> None:
     """Raises ConfigError if `dtype` asks of a quantized checkpoint what it does not hold."""
-    if dtype not in ("auto", stored.dtype, stored.format):
+    if dtype not in ("auto", stored.dtype, stored.name):
         raise ConfigError(
-            f"{where}: dtype={dtype!r}: the checkpoint is quantized to {stored.format}; use auto, "
+            f"{where}: dtype={dtype!r}: the checkpoint is quantized to {stored.name}; use auto, "
             "or the checkpoint that it was made from"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.engine import EngineConfig
-from phi3svc.config.quantization import dtype_of_format
+from phi3svc.config.quantization import dtype_of_scheme
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
 from phi3svc.engine.memory import available_bytes, share_evenly
@@ -66,7 +66,7 @@ class EngineHost:
             LoadedModel(
                 name=source.name,
                 context_len=self._cores[source.name].context_len,
-                dtype=dtype_of_format(networks[source.name].format),
+                dtype=dtype_of_scheme(networks[source.name].format),
                 fingerprint=fingerprint(Path(source.path)),
                 tasks=sorted(networks[source.name].heads),
             )

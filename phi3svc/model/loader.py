@@ -69,15 +69,15 @@ def load_network(
 
 
 def weight_format(config: Phi3Config, dtype: str, where: str) -> str:
-    """The format of linear weights that `dtype` stands for. Raises ConfigError."""
+    """The format of linear weights, or scheme, that `dtype` stands for. Raises ConfigError."""
     if config.quantization is not None:
         check_dtype(dtype, config.quantization, where)
-        return config.quantization.format
+        return config.quantization.name
     if dtype == "auto":
         return config.dtype
     quantization = Quantization.of(dtype)
     if quantization is not None:
-        return quantization.format
+        return quantization.name
     if dtype not in BYTES_PER_ELEMENT:
         raise ConfigError(
             f"dtype={dtype!r}: must be one of auto, {', '.join(BYTES_PER_ELEMENT)}, int8, int4"
@@ -99,7 +99,7 @@ def pack_checkpoint(
     """
     config = Phi3Config.from_dir(path)
     if config.quantization is not None:
-        raise ConfigError(f"{path}: is quantized already, to {config.quantization.format}")
+        raise ConfigError(f"{path}: is quantized already, to {config.quantization.name}")
     _write(config, format, descriptor, _open_reader(path, config, progress), on_packed)
 
 

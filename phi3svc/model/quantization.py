@@ -36,18 +36,22 @@ three, are left with the 16 steps of 4 bits.
 
 
 def first_format(name: str, in_features: int, format: str) -> str:
-    """What to try first for the weight `name` of a network that is to be in `format`.
+    """The weight format to try first for the weight `name`, where the scheme is `format`.
 
     An error of the head goes straight into the logits: in 4 bits it more than doubles what
     quantizing adds to the embedded model's perplexity (tests/bench/results/quality.md), so it gets
-    8. A classifier's few rows are left alone, as are rows too long for a sum in 32 bits.
+    8 unless the scheme says otherwise. A classifier's few rows are left alone, as are rows too long
+    for a sum in 32 bits.
     """
-    if Quantization.of(format) is None:
+    quantization = Quantization.of(format)
+    if quantization is None:
         return format
     if name == SCORE or in_features > MAX_IN_FEATURES:
         return "bfloat16"
     # The embedding is packed only where it is the head as well.
-    return "int8" if name in (LM_HEAD, EMBEDDING) else format
+    if name in (LM_HEAD, EMBEDDING) and quantization.head_bits == 8:
+        return "int8"
+    return quantization.format
 
 
 def choose_format(format: str, row_errors: Tensor) -> str:

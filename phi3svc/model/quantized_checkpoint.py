@@ -81,7 +81,7 @@ def write_quantized(
             with (folder / SINGLE_FILE).open("x+b", buffering=0) as stream:
                 pack_checkpoint(
                     source,
-                    quantization.format,
+                    quantization.name,
                     stream.fileno(),
                     progress,
                     lambda packed: on_weight(_describe(packed)),

@@ -44,6 +44,7 @@ FLAGS = {
     "int4-g32": ["--symmetric"],
     "int4-g128-min": ["--dtype", "int4", "--group-size", "128"],
     "int4-g128": ["--group-size", "128", "--symmetric"],
+    "int4-g32-min-head4": ["--head-bits", "4"],
 }
 KINDS: dict[str, Callable[[Path], Path]] = {
     "generation": make_tiny_causal,
@@ -251,7 +252,7 @@ def test_what_is_quantized_is_not_quantized_again(
 
 
 def test_int8_has_no_groups(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in (["--group-size", "32"], ["--symmetric"]):
+    for flag in (["--group-size", "32"], ["--symmetric"], ["--head-bits", "8"]):
         expect_refusal(capsys, ["demo", str(out), "--dtype", "int8", *flag], 2, flag[0], "int8")
 
 

@@ -18,6 +18,7 @@ SCHEMES = {
     "int4-g32-min": Quantization(4),
     "int4-g128": Quantization(4, 128, is_symmetric=True),
     "int4-g128-min": Quantization(4, 128),
+    "int4-g32-min-head4": Quantization(4, head_bits=4),
 }
 
 
@@ -27,7 +28,7 @@ def read(value: object) -> Quantization | None:
 
 @pytest.mark.parametrize(("name", "scheme"), SCHEMES.items())
 def test_a_scheme_has_one_name_and_one_record(name: str, scheme: Quantization) -> None:
-    assert scheme.format == name
+    assert scheme.name == name
     assert Quantization.of(name) == scheme
     assert read(scheme.to_json()) == scheme
 
@@ -35,7 +36,7 @@ def test_a_scheme_has_one_name_and_one_record(name: str, scheme: Quantization) -
 @pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 33), (300, 129), (64, 3072)])
 @pytest.mark.parametrize("name", SCHEMES)
 def test_packed_bytes_are_those_of_the_kernels(name: str, shape: tuple[int, int]) -> None:
-    (num_panels, panel_bytes), _ = ops.packed_shape(*shape, name)
+    (num_panels, panel_bytes), _ = ops.packed_shape(*shape, SCHEMES[name].format)
     assert SCHEMES[name].packed_bytes(*shape) == num_panels * panel_bytes
 
 

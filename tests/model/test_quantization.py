@@ -130,9 +130,10 @@ def test_errors_are_those_of_the_unpacked_weight(format: str) -> None:
     )
 
 
-def test_head_gets_8_bits_and_a_classifier_all() -> None:
+def test_head_gets_8_bits_unless_told_otherwise_and_a_classifier_all() -> None:
     for name in ("lm_head.weight", "model.embed_tokens.weight"):  # packed if tied
         assert pack(normal(), "int4-g32", name).packed.format == "int8"
+        assert pack(normal(), "int4-g32-head4", name).packed.format == "int4-g32"
     assert pack(normal(), "int4-g32", "score.weight").packed.format == "bfloat16"
 
 
