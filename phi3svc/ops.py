@@ -304,8 +304,8 @@ def qkv_rope(
     x: A [T, E], quantized if the weight is; weight: rows q|k|v, [(H + 2K)·D, E]; positions:
     int32 [T], each below max_pos; rope_sets: int32 [T], which of the S factor sets a token's
     sequence uses (0 short, 1 long); rope_table: float32 [S, max_pos, R/2, 2] of (cos, sin),
-    LongRoPE's attention factor folded in; slots: int32 [T], page·P + offset, no two equal; k_pages, v_pages: see `kv_cache_shapes`;
-    q_out: A [T, H, D]; bias: A [(H + 2K)·D].
+    LongRoPE's attention factor folded in; slots: int32 [T], page·P + offset, no two equal; k_pages,
+    v_pages: see `kv_cache_shapes`; q_out: A [T, H, D]; bias: A [(H + 2K)·D].
 
     With k_scales, v_scales (`kv_scales_shape`) pages are int8. Each head of k and v is quantized by
     itself, from float32: scale = max|x| / 127, stored = round(x / scale), ties to even. Zeros have

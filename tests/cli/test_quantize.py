@@ -162,7 +162,7 @@ def test_the_report_has_every_layer(
         r"\(worst row (\S+) in int4-g128-min, (\S+) in int8\)",
         text,
     )
-    head = re.search(rf"lm_head{number} lm_head int8 error:", text)
+    head = re.search(rf"lm_head{number} lm_head int8 layer 0", text)
     assert ordinary, text
     assert kept, text
     assert head, text
