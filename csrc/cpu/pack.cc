@@ -2,9 +2,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "core/dispatch.h"
@@ -71,6 +73,20 @@ void copy_panel(const PackParams& params, PanelRows rows, T* panel) {
   }
 }
 
+// The power of two below the largest of a row, where it has one: divided by it, no square or sum of
+// weights leaves the range of float.
+template <typename T>
+float unit_of(const T* row, std::int64_t k) {
+  std::int32_t largest = 0;  // bits: those of finite magnitudes are in the same order
+  for (std::int64_t col = 0; col < k; ++col) {
+    largest = std::max(largest, std::bit_cast<std::int32_t>(to_float(row[col])) & 0x7fffffff);
+  }
+  const auto magnitude = std::bit_cast<float>(largest);
+  if (magnitude == 0.0F || !std::isfinite(magnitude)) return 1.0F;
+  constexpr int kLowest = std::numeric_limits<float>::min_exponent - 1;  // 1 / unit is finite
+  return std::ldexp(1.0F, std::max(std::ilogb(magnitude), kLowest));
+}
+
 template <typename T>
 void quantize_panel(const PackParams& params, PanelRows rows, std::uint8_t* panel) {
   const std::int64_t k = padded_k(params.format, params.in_features);
@@ -78,17 +94,24 @@ void quantize_panel(const PackParams& params, PanelRows rows, std::uint8_t* pane
   thread_local std::vector<float> workspace;  // [k / 32][16]
   weights.assign(static_cast<std::size_t>(k * kPanelRows), 0.0F);
   workspace.resize(static_cast<std::size_t>(k / 32 * kPanelRows));
+  float units[kPanelRows] = {};
   for (std::int64_t lane = 0; lane < rows.count; ++lane) {
     const T* row = row_of<T>(params, rows.first + lane);
     float* out = weights.data() + lane;
+    units[lane] = unit_of(row, params.in_features);
+    const float factor = 1.0F / units[lane];
     for (std::int64_t col = 0; col < params.in_features; ++col) {
-      out[col * kPanelRows] = to_float(row[col]);
+      out[col * kPanelRows] = to_float(row[col]) * factor;
     }
   }
   float errors[kPanelRows];
   float magnitudes[kPanelRows];
   kernels().quantize_panel(
       params.format, weights.data(), k, workspace.data(), panel, errors, magnitudes);
+  float scales[kPanelRows];
+  std::memcpy(scales, panel, sizeof scales);
+  for (std::int64_t lane = 0; lane < kPanelRows; ++lane) scales[lane] *= units[lane];
+  std::memcpy(panel, scales, sizeof scales);
   if (params.row_errors == nullptr) return;
   const auto count = static_cast<float>(params.in_features);
   for (std::int64_t lane = 0; lane < rows.count; ++lane) {

@@ -23,7 +23,7 @@ from op_tensors import (
 )
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 # (keys, queries) of the sequences in one call: decodes, chunks and whole prompts around page edges
 # and around the edges of the 256-key spans.

@@ -15,7 +15,7 @@ from op_tensors import paginate, randn, starts_of
 from phi3svc import ops
 from phi3svc.ops import BlockSparse
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 PHI3_SMALL = BlockSparse(block_size=64, num_local_blocks=16, vertical_stride=8, head_step=1)
 PATTERNS = [

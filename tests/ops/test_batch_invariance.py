@@ -23,7 +23,7 @@ from compare import assert_bitwise_equal
 from op_tensors import Guarded, misaligned, poisoned, randn
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 EPS = 1e-5
 NUM_ROWS = 70

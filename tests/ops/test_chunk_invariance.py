@@ -17,7 +17,7 @@ from compare import assert_bitwise_equal
 from network import VOCAB_SIZE, Cache, Chunk, Network, step
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from compare import assert_accurate, assert_bitwise_equal, assert_close
 from op_tensors import Guarded, dot_bound, i32, misaligned, randn
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 EPS = 1e-5
 

@@ -10,7 +10,7 @@ from compare import assert_bitwise_equal, assert_close
 from op_tensors import NUM_ROWS, Guarded, dot_bound, misaligned, randn, rounding
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 
 def integers(*shape: int, dtype: torch.dtype, limit: int = 8) -> torch.Tensor:
@@ -141,17 +141,14 @@ def test_linear_rounds_bf16_to_nearest_even(terms: tuple[float, float], expected
 
 @pytest.mark.parametrize("width", [7, 100, 2500])
 def test_linear_is_one_chain_of_multiply_adds_in_index_order(
-    width: int, dtype: torch.dtype, isa: str
+    width: int, dtype: torch.dtype
 ) -> None:
     """The order that makes a row's bits independent of its batch, term by term."""
     x, weight = randn(8, width, dtype=dtype), randn(33, width, dtype=dtype)
     chain = torch.zeros(8, 33)
     for k in range(width):
         product = x[:, k, None].double() * weight[:, k].double()  # exact in float64
-        if isa == "portable":  # has no fused multiply-add
-            chain += product.float()
-        else:
-            chain = (chain.double() + product).float()
+        chain = (chain.double() + product).float()
     out = torch.empty(8, 33)
     ops.linear(x, ops.pack_linear(weight), out)
     assert_bitwise_equal(out, chain)

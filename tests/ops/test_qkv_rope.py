@@ -14,7 +14,7 @@ from compare import assert_bitwise_equal, assert_close
 from op_tensors import NUM_ROWS, Guarded, dot_bound, i32, misaligned, poisoned, randn, rounding
 from phi3svc import ops
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 NUM_PAGES = 5
 MAX_POSITION = 40

@@ -15,7 +15,7 @@ from op_tensors import NUM_ROWS, Guarded, poisoned, randn
 from phi3svc import ops
 from reference import Quantized
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("gemm_isa")
 
 NUM_PAGES = 5
 MAX_POSITION = 80

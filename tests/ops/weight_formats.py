@@ -1,0 +1,136 @@
+"""Packed weights and quantized rows again in plain torch, byte by byte as their layouts say.
+
+The layouts are those of csrc/core/weight_format.h.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from op_tensors import Guarded
+from phi3svc import ops
+
+PANEL_ROWS = 16
+HEADER_BYTES = 64  # of a panel, and of a quantized row
+INTEGER_FORMATS = [name for name in ops.WEIGHT_FORMATS if name.startswith("int")]
+INT4_FORMATS = [name for name in INTEGER_FORMATS if name.startswith("int4")]
+BLOCK_COLUMNS = {"int4-g32-min": 128, "int4-g32": 256, "int4-g128": 512, "int4-g128-min": 512}
+
+
+def round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def group_size(format: str) -> int:
+    return 32 if "g32" in format else 128
+
+
+def panel_bytes(format: str, width: int) -> int:
+    if format == "int8":
+        return HEADER_BYTES + PANEL_ROWS * round_up(width, 32)
+    columns = round_up(width, 128)
+    num_blocks = math.ceil(columns / BLOCK_COLUMNS[format])
+    return HEADER_BYTES + 64 * num_blocks + PANEL_ROWS * columns // 2
+
+
+class Unpacked(NamedTuple):
+    """What the bytes of some panels say: weight = scales · values, padding included."""
+
+    scales: Tensor  # float32 [16 · panels]
+    values: Tensor  # int32 [16 · panels, padded k]
+    multipliers: Tensor  # int32 [16 · panels, groups], of int4
+    zeros: Tensor  # int32 [16 · panels, groups], of int4
+
+
+def unpacked(panels: Tensor, format: str, width: int) -> Unpacked:
+    """panels: uint8 [panels, bytes of a panel]."""
+    scales = panels[:, :HEADER_BYTES].contiguous().view(torch.float32).flatten()
+    panels = panels.int()
+
+    def lanes(first: int, step: int) -> Tensor:
+        return panels[:, first : first + step * PANEL_ROWS : step].flatten()
+
+    if format == "int8":
+        numbers = [
+            lanes(HEADER_BYTES + k // 4 * 64 + k % 4, 4) - 128 for k in range(round_up(width, 32))
+        ]
+        none = torch.empty(len(scales), 0, dtype=torch.int32)
+        return Unpacked(scales, torch.stack(numbers, -1), none, none)
+    block_columns, size = BLOCK_COLUMNS[format], group_size(format)
+    values, multipliers, zeros = [], [], []
+    for k in range(round_up(width, 128)):
+        block = HEADER_BYTES + k // block_columns * (64 + block_columns * PANEL_ROWS // 2)
+        column = k % block_columns
+        if column % size == 0:
+            group = column // size
+            if format == "int4-g32":
+                byte = lanes(block + group // 2 * PANEL_ROWS, 1)
+                multipliers.append(byte >> 4 if group % 2 else byte & 15)
+                zeros.append(torch.full_like(byte, 8))
+            else:
+                byte = lanes(block + group * PANEL_ROWS, 1)
+                multipliers.append(byte & 15)
+                zeros.append(byte >> 4)
+        byte = lanes(block + 64 + column // 8 * 64 + column % 4, 4)
+        number = byte & 15 if column % 8 < 4 else byte >> 4
+        values.append((number - zeros[-1]) * multipliers[-1])
+    return Unpacked(scales, *(torch.stack(each, -1) for each in (values, multipliers, zeros)))
+
+
+def weights_of(packed: ops.PackedLinear) -> Tensor:
+    """float32 [n, k] that a weight of an integer format stands for; see also `ops.unpack_linear`"""
+    scales, values, *_ = unpacked(packed.data, packed.format, packed.in_features)
+    return (scales[:, None] * values)[: packed.out_features, : packed.in_features]
+
+
+def is_integer(format: str) -> bool:
+    return format in INTEGER_FORMATS
+
+
+class QuantizedRows(NamedTuple):
+    scales: Tensor  # float32 [T]
+    sums: Tensor  # int32 [T]
+    values: Tensor  # int8 [T, k], padding included
+
+    def floats(self, width: int) -> Tensor:
+        """float64 [T, k]: the activations that they stand for."""
+        return self.scales.double()[:, None] * self.values[:, :width].double()
+
+
+def quantized_rows(rows: Tensor) -> QuantizedRows:
+    """The parts of int8 rows as `ops.quantize` writes them."""
+    header = rows[:, :8].contiguous().view(torch.int32)
+    scales = header[:, 0].contiguous().view(torch.float32)
+    return QuantizedRows(scales, header[:, 1].contiguous(), rows[:, HEADER_BYTES:])
+
+
+def quantize(x: Tensor) -> QuantizedRows:
+    """[T, k] → what `ops.quantize` makes of it."""
+    x = x.float()
+    num_rows, width = x.shape
+    scales = x.abs().amax(-1) / 127
+    scales[~x.isfinite().all(-1)] = math.nan
+    values = torch.zeros(num_rows, round_up(width, 128), dtype=torch.int8)
+    is_kept = scales > 0
+    kept = (x[is_kept] / scales[is_kept, None]).clamp(-127, 127).round()
+    values[is_kept, :width] = kept.to(torch.int8)
+    return QuantizedRows(scales, values.sum(-1, dtype=torch.int32), values)
+
+
+def rows_for(num_rows: int, width: int) -> Guarded:
+    """Room for quantized rows, at an address that is a multiple of 4 and no more."""
+    size = ops.quantized_row_bytes(width)
+    return Guarded(num_rows, size, dtype=torch.int8, margin=68)
+
+
+def input_of(x: Tensor, format: str) -> Tensor:
+    """`x` as an op takes it beside a weight of `format`."""
+    if not is_integer(format):
+        return x
+    rows = torch.empty(len(x), ops.quantized_row_bytes(x.shape[1]), dtype=torch.int8)
+    ops.quantize(x, rows)
+    return rows
