@@ -42,7 +42,7 @@ demo: build ## stream a chat answer, label a review, find entities: all over gRP
 test: build ## run the test suite
 	$(BIN)/python -m pytest
 
-test-slow: build ## the minutes-long tests: Phi-3-mini at full size, 10 GB of memory and of disk
+test-slow: build ## the minutes-long tests: Phi-3-mini at full size, 10 GB of memory, 26 of disk
 	$(BIN)/python -m pytest -m slow
 
 bench: build ## measure again what tests/bench/results holds
