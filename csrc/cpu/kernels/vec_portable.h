@@ -45,6 +45,10 @@ inline Quad fma4(Quad a, Quad b, Quad c) {
 #else
 using Pair = double __attribute__((vector_size(16)));
 using PairBits = std::int64_t __attribute__((vector_size(16)));
+using Floats = float __attribute__((vector_size(8)));
+// Two at a time: between multiply-adds that follow each other GCC 12 (-ftree-slp-vectorize) leaves
+// out the rounding to float of lanes that are converted one by one.
+inline Pair widen(float x, float y) { return __builtin_convertvector((Floats{x, y}), Pair); }
 inline Pair fma2(Pair a, Pair b, Pair c) {
   const Pair product = a * b;
   const Pair sum = product + c;
@@ -57,12 +61,11 @@ inline Pair fma2(Pair a, Pair b, Pair c) {
   return (Pair)(bits + (step & is_inexact & is_even));
 }
 inline Quad fma4(Quad a, Quad b, Quad c) {
-  const Pair low = fma2(Pair{a[0], a[1]}, Pair{b[0], b[1]}, Pair{c[0], c[1]});
-  const Pair high = fma2(Pair{a[2], a[3]}, Pair{b[2], b[3]}, Pair{c[2], c[3]});
-  return Quad{static_cast<float>(low[0]),
-              static_cast<float>(low[1]),
-              static_cast<float>(high[0]),
-              static_cast<float>(high[1])};
+  const Pair low = fma2(widen(a[0], a[1]), widen(b[0], b[1]), widen(c[0], c[1]));
+  const Pair high = fma2(widen(a[2], a[3]), widen(b[2], b[3]), widen(c[2], c[3]));
+  const Floats first = __builtin_convertvector(low, Floats);
+  const Floats last = __builtin_convertvector(high, Floats);
+  return Quad{first[0], first[1], last[0], last[1]};
 }
 #endif
 inline F fma(F a, F b, F c) {
