@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -19,20 +20,25 @@ GEMM_ISAS = [n for n in _AVAILABLE if n != "avx512_vnni" or "avx512_bf16" not in
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Of ops without a GEMM."""
-    yield from _set(request.param)
+    with using_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=GEMM_ISAS)
 def gemm_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Of ops that are GEMMs, attention among them."""
-    yield from _set(request.param)
+    with using_isa(request.param):
+        yield request.param
 
 
-def _set(isa: str) -> Iterator[str]:
+@contextlib.contextmanager
+def using_isa(name: str) -> Iterator[None]:
     before = ops.isa()
-    ops.set_isa(isa)
-    yield isa
-    ops.set_isa(before)
+    ops.set_isa(name)
+    try:
+        yield
+    finally:
+        ops.set_isa(before)
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["f32", "bf16"])

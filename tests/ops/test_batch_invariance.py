@@ -22,6 +22,7 @@ import reference
 from compare import assert_bitwise_equal
 from op_tensors import Guarded, misaligned, poisoned, randn
 from phi3svc import ops
+from weight_formats import input_of, rows_for
 
 pytestmark = pytest.mark.usefixtures("gemm_isa")
 
@@ -45,8 +46,8 @@ def guarded(*shape: int, dtype: torch.dtype) -> Tensor:
     return Guarded(*shape, dtype=dtype).out
 
 
-def embedding(dtype: torch.dtype, scale: float = 1.0) -> RowOp:
-    table = ops.pack_linear(randn(50, 96, dtype=dtype))
+def embedding(dtype: torch.dtype, scale: float = 1.0, format: str | None = None) -> RowOp:
+    table = ops.pack_linear(randn(50, 96, dtype=dtype), format)
 
     def apply(token_ids: Tensor) -> tuple[Tensor, ...]:
         out = guarded(len(token_ids), 96, dtype=torch.float32)
@@ -71,6 +72,42 @@ def embedding_scaled(dtype: torch.dtype) -> RowOp:
     return embedding(dtype, 0.3)
 
 
+def rms_norm_quantized(dtype: torch.dtype) -> RowOp:
+    weight = randn(3001, dtype=dtype)
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        out = rows_for(len(h), 3001).out
+        ops.rms_norm(h, weight, EPS, out)
+        return (numbers_of(out),)
+
+    return RowOp((randn(NUM_ROWS, 3001),), apply)
+
+
+def numbers_of(rows: Tensor) -> Tensor:
+    """Quantized rows without what their headers leave alone."""
+    return torch.cat([rows[:, :8], rows[:, 64:]], dim=1)
+
+
+def layer_norm_quantized(dtype: torch.dtype) -> RowOp:
+    weight, bias = randn(3001, dtype=dtype), randn(3001, dtype=dtype)
+
+    def apply(h: Tensor) -> tuple[Tensor, ...]:
+        out = rows_for(len(h), 3001).out
+        ops.layer_norm(h, weight, bias, EPS, out)
+        return (numbers_of(out),)
+
+    return RowOp((3 + randn(NUM_ROWS, 3001),), apply)
+
+
+def quantize(dtype: torch.dtype) -> RowOp:
+    def apply(x: Tensor) -> tuple[Tensor, ...]:
+        out = rows_for(len(x), 3001).out
+        ops.quantize(x, out)
+        return (numbers_of(out),)
+
+    return RowOp((randn(NUM_ROWS, 3001, dtype=dtype),), apply)
+
+
 def layer_norm(dtype: torch.dtype) -> RowOp:
     weight, bias = randn(3001, dtype=dtype), randn(3001, dtype=dtype)
 
@@ -82,13 +119,18 @@ def layer_norm(dtype: torch.dtype) -> RowOp:
     return RowOp((3 + randn(NUM_ROWS, 3001),), apply)
 
 
-def linear(dtype: torch.dtype, width: int = 201, out_features: int = 16 * 9 + 5) -> RowOp:
-    weight = ops.pack_linear(randn(out_features, width, dtype=dtype))
+def linear(
+    dtype: torch.dtype,
+    width: int = 201,
+    out_features: int = 16 * 9 + 5,
+    format: str | None = None,
+) -> RowOp:
+    weight = ops.pack_linear(randn(out_features, width, dtype=dtype), format)
     bias = randn(out_features, dtype=dtype)
 
     def apply(x: Tensor) -> tuple[Tensor, ...]:
         out = guarded(len(x), out_features, dtype=dtype)
-        ops.linear(x, weight, out, bias)
+        ops.linear(input_of(x, weight.format), weight, out, bias)
         return (out,)
 
     return RowOp((randn(NUM_ROWS, width, dtype=dtype),), apply)
@@ -97,6 +139,27 @@ def linear(dtype: torch.dtype, width: int = 201, out_features: int = 16 * 9 + 5)
 def linear_wide(dtype: torch.dtype) -> RowOp:
     """Wide enough to be cut into blocks along k, if anything is."""
     return linear(dtype, width=3001, out_features=16 * 9 + 5)
+
+
+def linear_int8(dtype: torch.dtype) -> RowOp:
+    """Cut into blocks along k, as those below."""
+    return linear(dtype, width=1201, format="int8")
+
+
+def linear_int4_g32(dtype: torch.dtype) -> RowOp:
+    return linear(dtype, width=1201, format="int4-g32")
+
+
+def linear_int4_g32_min(dtype: torch.dtype) -> RowOp:
+    return linear(dtype, width=1201, format="int4-g32-min")
+
+
+def linear_int4_g128(dtype: torch.dtype) -> RowOp:
+    return linear(dtype, width=1201, format="int4-g128")
+
+
+def linear_int4_g128_min(dtype: torch.dtype) -> RowOp:
+    return linear(dtype, width=1201, format="int4-g128-min")
 
 
 def linear_accumulate(dtype: torch.dtype) -> RowOp:
@@ -110,16 +173,30 @@ def linear_accumulate(dtype: torch.dtype) -> RowOp:
     return RowOp((randn(NUM_ROWS, 131, dtype=dtype), randn(NUM_ROWS, 75)), apply)
 
 
-def mlp(dtype: torch.dtype, is_small: bool = False) -> RowOp:
+def mlp(
+    dtype: torch.dtype,
+    is_small: bool = False,
+    gate_up_format: str | None = None,
+    down_format: str | None = None,
+) -> RowOp:
     """As Phi-3 has it, or Phi-3-small."""
-    gate_up = ops.pack_gate_up(randn(2 * 101, 65, dtype=dtype))
-    down = ops.pack_linear(randn(65, 101, dtype=dtype))
+    gate_up = ops.pack_gate_up(randn(2 * 101, 65, dtype=dtype), gate_up_format)
+    down = ops.pack_linear(randn(65, 101, dtype=dtype), down_format)
     biases = [randn(202, dtype=dtype), randn(65, dtype=dtype)] if is_small else []
 
     def apply(x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         act, out = guarded(len(x), 101, dtype=dtype), guarded(len(x), 65, dtype=torch.float32)
         out.copy_(h)
-        ops.mlp(x, gate_up, down, act, out, *biases, gegelu_limit=7.0 if is_small else None)
+        ops.mlp(
+            input_of(x, gate_up.format),
+            gate_up,
+            down,
+            act,
+            out,
+            *biases,
+            gegelu_limit=7.0 if is_small else None,
+            quantized_act=rows_for(len(x), 101).out if down.is_integer else None,
+        )
         return act, out
 
     return RowOp((randn(NUM_ROWS, 65, dtype=dtype), randn(NUM_ROWS, 65)), apply)
@@ -129,23 +206,45 @@ def mlp_gegelu(dtype: torch.dtype) -> RowOp:
     return mlp(dtype, is_small=True)
 
 
-def lm_head(dtype: torch.dtype, is_small: bool = False) -> RowOp:
+def mlp_int4_into_int8(dtype: torch.dtype) -> RowOp:
+    return mlp(dtype, gate_up_format="int4-g32-min", down_format="int8")
+
+
+def mlp_int4_into_floats(dtype: torch.dtype) -> RowOp:
+    return mlp(dtype, is_small=True, gate_up_format="int4-g128")
+
+
+def lm_head(dtype: torch.dtype, is_small: bool = False, format: str | None = None) -> RowOp:
     """As Phi-3 has it, or Phi-3-small."""
-    norm_weight, weight = randn(64, dtype=dtype), ops.pack_linear(randn(130, 64, dtype=dtype))
+    norm_weight = randn(64, dtype=dtype)
+    weight = ops.pack_linear(randn(130, 64, dtype=dtype), format)
     biases = [randn(64, dtype=dtype), randn(130, dtype=dtype)] if is_small else []
 
     def apply(h: Tensor) -> tuple[Tensor, ...]:
-        normed, logits = guarded(len(h), 64, dtype=dtype), guarded(len(h), 130, dtype=torch.float32)
+        normed, logits = (
+            normed_for(len(h), weight, dtype),
+            guarded(len(h), 130, dtype=torch.float32),
+        )
         rows = torch.arange(len(h), dtype=torch.int32)
         scale = 0.3 if is_small else 1.0
         ops.lm_head(h, rows, norm_weight, EPS, weight, normed, logits, *biases, scale=scale)
-        return normed, logits
+        return numbers_of(normed) if weight.is_integer else normed, logits
 
     return RowOp((randn(NUM_ROWS, 64),), apply)
 
 
+def normed_for(num_rows: int, weight: ops.PackedLinear, dtype: torch.dtype) -> Tensor:
+    if weight.is_integer:
+        return rows_for(num_rows, weight.in_features).out
+    return guarded(num_rows, weight.in_features, dtype=dtype)
+
+
 def lm_head_with_biases(dtype: torch.dtype) -> RowOp:
     return lm_head(dtype, is_small=True)
+
+
+def lm_head_int8(dtype: torch.dtype) -> RowOp:
+    return lm_head(dtype, is_small=True, format="int8")
 
 
 def classify_head(dtype: torch.dtype, is_small: bool = False) -> RowOp:
@@ -167,10 +266,10 @@ def classify_head_layer_norm(dtype: torch.dtype) -> RowOp:
     return classify_head(dtype, is_small=True)
 
 
-def qkv_rope(dtype: torch.dtype, has_bias: bool = False) -> RowOp:
+def qkv_rope(dtype: torch.dtype, has_bias: bool = False, format: str | None = None) -> RowOp:
     num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
     num_outputs = (num_heads + 2 * num_kv_heads) * head_dim
-    weight = ops.pack_linear(randn(num_outputs, width, dtype=dtype))
+    weight = ops.pack_linear(randn(num_outputs, width, dtype=dtype), format)
     bias = randn(num_outputs, dtype=dtype) if has_bias else None
     table = randn(2, 300, 16, 2)  # R = 32 of 48
 
@@ -179,7 +278,18 @@ def qkv_rope(dtype: torch.dtype, has_bias: bool = False) -> RowOp:
         k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
         k_pages, v_pages = poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype)
         slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
-        ops.qkv_rope(x, weight, positions, rope_sets, table, slots, k_pages, v_pages, q, bias=bias)
+        ops.qkv_rope(
+            input_of(x, weight.format),
+            weight,
+            positions,
+            rope_sets,
+            table,
+            slots,
+            k_pages,
+            v_pages,
+            q,
+            bias=bias,
+        )
         written = slots.long()
         return (
             q,
@@ -194,6 +304,14 @@ def qkv_rope(dtype: torch.dtype, has_bias: bool = False) -> RowOp:
 
 def qkv_rope_with_bias(dtype: torch.dtype) -> RowOp:
     return qkv_rope(dtype, has_bias=True)
+
+
+def qkv_rope_int4(dtype: torch.dtype) -> RowOp:
+    return qkv_rope(dtype, has_bias=True, format="int4-g32")
+
+
+def embedding_int4(dtype: torch.dtype) -> RowOp:
+    return embedding(dtype, 0.3, "int4-g128-min")
 
 
 def qkv_rope_int8(dtype: torch.dtype) -> RowOp:
@@ -345,19 +463,32 @@ def logprobs(dtype: torch.dtype) -> RowOp:
 OPS = [
     embedding,
     embedding_scaled,
+    embedding_int4,
     rms_norm,
+    rms_norm_quantized,
     layer_norm,
+    layer_norm_quantized,
+    quantize,
     linear,
     linear_wide,
+    linear_int8,
+    linear_int4_g32,
+    linear_int4_g32_min,
+    linear_int4_g128,
+    linear_int4_g128_min,
     linear_accumulate,
     mlp,
     mlp_gegelu,
+    mlp_int4_into_int8,
+    mlp_int4_into_floats,
     lm_head,
     lm_head_with_biases,
+    lm_head_int8,
     classify_head,
     classify_head_layer_norm,
     qkv_rope,
     qkv_rope_with_bias,
+    qkv_rope_int4,
     qkv_rope_int8,
     attention_decode,
     attention_decode_int8,
@@ -369,6 +500,7 @@ OPS = [
 WITHOUT_STRIDED_ROWS = [
     embedding,
     embedding_scaled,
+    embedding_int4,
     attention_decode,
     attention_decode_int8,
     attention_decode_sparse,

@@ -236,5 +236,5 @@ def test_subnormal_weights_are_as_near_as_float32_has_numbers(format: str) -> No
     weight = randn(16, 64) * 1e-41
     stored = ops.unpack_linear(ops.pack_linear(weight, format))
     # A scale is a multiple of 2^-149, and meets numbers of up to 127.
-    error = 0.004 if format == "int8" else 0.1
+    error = 0.004 if format == "int8" else 0.15
     assert_close(stored, weight, atol=150 * 2.0**-149 + error * weight.abs().max().item())

@@ -91,14 +91,20 @@ def is_integer(format: str) -> bool:
     return format in INTEGER_FORMATS
 
 
+def gate_and_up(packed: ops.PackedLinear) -> tuple[ops.PackedLinear, ops.PackedLinear]:
+    """The halves of what `ops.pack_gate_up` made, each as `ops.pack_linear` packs it."""
+    half = packed.out_features // 2
+    gate, up = (
+        ops.PackedLinear(packed.data[i::2].contiguous(), half, packed.in_features, packed.format)
+        for i in (0, 1)
+    )
+    return gate, up
+
+
 class QuantizedRows(NamedTuple):
     scales: Tensor  # float32 [T]
     sums: Tensor  # int32 [T]
     values: Tensor  # int8 [T, k], padding included
-
-    def floats(self, width: int) -> Tensor:
-        """float64 [T, k]: the activations that they stand for."""
-        return self.scales.double()[:, None] * self.values[:, :width].double()
 
 
 def quantized_rows(rows: Tensor) -> QuantizedRows:
@@ -119,6 +125,19 @@ def quantize(x: Tensor) -> QuantizedRows:
     kept = (x[is_kept] / scales[is_kept, None]).clamp(-127, 127).round()
     values[is_kept, :width] = kept.to(torch.int8)
     return QuantizedRows(scales, values.sum(-1, dtype=torch.int32), values)
+
+
+def product(rows: Tensor, weight: ops.PackedLinear) -> Tensor:
+    """float32 [T, n]: quantized rows · weightᵀ, to the bit.
+
+    The sum of integers is exact; it is rounded to float32 and meets the product of both scales.
+    """
+    x = quantized_rows(rows)
+    scales, values, *_ = unpacked(weight.data, weight.format, weight.in_features)
+    scales, values = scales[: weight.out_features], values[: weight.out_features]
+    width = values.shape[1]
+    sums = x.values[:, :width].double() @ values.double().T + 0.0  # not -0
+    return sums.float() * (scales * x.scales[:, None])
 
 
 def rows_for(num_rows: int, width: int) -> Guarded:
