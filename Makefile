@@ -7,7 +7,7 @@ TORCH  ?= torch==2.13.0
 PEERS  ?= .venv-peers
 NODE   := tests/clients/node
 BUF    := $(NODE)/node_modules/.bin/buf
-SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
+SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc' 'tests/bench/*.cc')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-slow bench bench-peers lint typecheck format protos lint-protos test-cpp sanitize \
@@ -49,6 +49,8 @@ bench: build ## measure again what tests/bench/results holds
 	$(BIN)/python -m tests.bench.speculation
 	$(BIN)/python -m tests.bench.step_overhead
 	$(BIN)/python -m tests.bench.block_sparse
+	$(BIN)/python -m tests.bench.barrier
+	$(BIN)/python -m tests.bench.embedded
 	$(BIN)/python -m tests.bench.quality --plot tests/bench/results/quality.svg
 
 $(PEERS)/.deps: tests/bench/peers/requirements.txt

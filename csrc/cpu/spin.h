@@ -6,8 +6,8 @@
 
 namespace phi3::cpu {
 
-// As long as it takes to wake a sleeping thread (measured: tests/bench/results/barrier.md), so that
-// waiting never costs more than twice what the better of spinning and sleeping would have. It
+// Twice as long as it takes to wake a sleeping thread (tests/bench/results/barrier.md), so that
+// waiting never costs more than three times what the better of spinning and sleeping would have. It
 // bridges the gaps between the ops of a step; an idle or an oversubscribed machine soon has its CPU
 // back. A time, as a pause takes 25 ns on one CPU and 5 on the next.
 inline constexpr std::chrono::microseconds kSpinTime{50};
