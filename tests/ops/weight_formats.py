@@ -49,36 +49,35 @@ class Unpacked(NamedTuple):
 def unpacked(panels: Tensor, format: str, width: int) -> Unpacked:
     """panels: uint8 [panels, bytes of a panel]."""
     scales = panels[:, :HEADER_BYTES].contiguous().view(torch.float32).flatten()
-    panels = panels.int()
-
-    def lanes(first: int, step: int) -> Tensor:
-        return panels[:, first : first + step * PANEL_ROWS : step].flatten()
-
+    numbers = panels[:, HEADER_BYTES:].int()
     if format == "int8":
-        numbers = [
-            lanes(HEADER_BYTES + k // 4 * 64 + k % 4, 4) - 128 for k in range(round_up(width, 32))
-        ]
+        quads = numbers.unflatten(1, (-1, PANEL_ROWS, 4))
         none = torch.empty(len(scales), 0, dtype=torch.int32)
-        return Unpacked(scales, torch.stack(numbers, -1), none, none)
-    block_columns, size = BLOCK_COLUMNS[format], group_size(format)
+        return Unpacked(scales, quads.transpose(1, 2).reshape(len(scales), -1) - 128, none, none)
     values, multipliers, zeros = [], [], []
-    for k in range(round_up(width, 128)):
-        block = HEADER_BYTES + k // block_columns * (64 + block_columns * PANEL_ROWS // 2)
-        column = k % block_columns
-        if column % size == 0:
-            group = column // size
-            if format == "int4-g32":
-                byte = lanes(block + group // 2 * PANEL_ROWS, 1)
-                multipliers.append(byte >> 4 if group % 2 else byte & 15)
-                zeros.append(torch.full_like(byte, 8))
-            else:
-                byte = lanes(block + group * PANEL_ROWS, 1)
-                multipliers.append(byte & 15)
-                zeros.append(byte >> 4)
-        byte = lanes(block + 64 + column // 8 * 64 + column % 4, 4)
-        number = byte & 15 if column % 8 < 4 else byte >> 4
-        values.append((number - zeros[-1]) * multipliers[-1])
-    return Unpacked(scales, *(torch.stack(each, -1) for each in (values, multipliers, zeros)))
+    left = round_up(width, 128)
+    while left:
+        columns = min(left, BLOCK_COLUMNS[format])
+        size = 64 + columns * PANEL_ROWS // 2
+        block, numbers, left = numbers[:, :size], numbers[:, size:], left - columns
+        line = block[:, :64].unflatten(1, (4, PANEL_ROWS))
+        if format == "int4-g32":
+            nibbles = torch.stack([line & 15, line >> 4], dim=2).flatten(1, 2)
+            multiplier, zero = nibbles, torch.full_like(nibbles, 8)
+        else:
+            multiplier, zero = line & 15, line >> 4
+        num_groups = columns // group_size(format)
+        multiplier, zero = (
+            t[:, :num_groups].transpose(1, 2).flatten(0, 1) for t in (multiplier, zero)
+        )
+        quads = block[:, 64:].unflatten(1, (-1, PANEL_ROWS, 4))
+        q = torch.stack([quads & 15, quads >> 4], dim=2)  # [panels, columns / 8, 2, 16, 4]
+        q = q.permute(0, 3, 1, 2, 4).reshape(len(scales), num_groups, -1)
+        values.append(((q - zero[..., None]) * multiplier[..., None]).flatten(1))
+        multipliers.append(multiplier)
+        zeros.append(zero)
+    assert numbers.shape[1] == 0
+    return Unpacked(scales, *(torch.cat(each, dim=1) for each in (values, multipliers, zeros)))
 
 
 def weights_of(packed: ops.PackedLinear) -> Tensor:
