@@ -27,6 +27,10 @@ constexpr DType dtype_of<std::int8_t>() {
   return DType::kInt8;
 }
 template <>
+constexpr DType dtype_of<std::uint8_t>() {
+  return DType::kUInt8;
+}
+template <>
 constexpr DType dtype_of<std::int32_t>() {
   return DType::kInt32;
 }
