@@ -121,12 +121,13 @@ class ModelInput:
         self._array[t:] = before._array[t:]
         positions, _, slots = self._array[t : 4 * t].reshape(3, t)
         positions += 1
+        slots += 1
         self._array[5 * t + 1 : 6 * t + 1] += 1  # context_lens
-        block_tables = self._array[6 * t + 1 :].reshape(t, -1)
-        page_idx, offsets = np.divmod(positions, PAGE_SIZE)
-        for row in np.flatnonzero(offsets == 0).tolist():
-            block_tables[row, page_idx[row]] = tables[row][page_idx[row]]
-        np.add(block_tables[np.arange(t), page_idx] * PAGE_SIZE, offsets, out=slots)
+        for row in np.flatnonzero(positions % PAGE_SIZE == 0).tolist():
+            page_idx = int(positions[row]) // PAGE_SIZE
+            page = tables[row][page_idx]
+            self._array[6 * t + 1 + row * self.shape.table_len + page_idx] = page
+            slots[row] = page * PAGE_SIZE
 
 
 def int32_tensor(values: list[int]) -> Tensor:
