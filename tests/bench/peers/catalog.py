@@ -45,9 +45,9 @@ class Entry:
     """One line of the table.
 
     module: in `engines`. format: as the engine calls it. kind: one of FORMAT_CLASSES, what it is
-    compared with. bits: per weight as stored, scales included. kv_bytes: per element of the KV
-    cache. converter: arguments of Python, with {checkpoint} and {out}; () if it reads the
-    checkpoint itself. note: on the files.
+    compared with. bits: per weight of the layers as stored, scales included; head_bits: of the
+    head, where it has others. kv_bytes: per element of the KV cache. converter: arguments of
+    Python, with {checkpoint} and {out}; () if it reads the checkpoint itself.
     """
 
     engine: str
@@ -58,7 +58,7 @@ class Entry:
     kv_bytes: float
     converter: tuple[str, ...] = ()
     is_new_transformers: bool = False
-    note: str = ""
+    head_bits: float | None = None
 
     @property
     def key(self) -> str:
@@ -80,8 +80,8 @@ class Entry:
         return places.environment(is_new_transformers=self.is_new_transformers)
 
 
-def _ours(name: str, kind: str, bits: float) -> Entry:
-    return Entry("phi3svc", "phi3svc", name, kind, bits, 2)
+def _ours(name: str, kind: str, bits: float, head_bits: float | None = None) -> Entry:
+    return Entry("phi3svc", "phi3svc", name, kind, bits, 2, head_bits=head_bits)
 
 
 def _llama_cpp(name: str, kind: str, bits: float) -> Entry:
@@ -108,8 +108,8 @@ def _onnxruntime(name: str, kind: str, bits: float) -> Entry:
 ENTRIES = (
     _ours("bfloat16", "bfloat16", 16),
     _ours("int8", "int8", 8),
-    _ours("int4", "int4", 4.25),
-    _ours("int4-g32", "int4", 4.125),
+    _ours("int4", "int4", 4.25, head_bits=8),
+    _ours("int4-g32-min-head4", "int4", 4.25),
     _llama_cpp("bf16", "bfloat16", 16),
     _llama_cpp("q8_0", "int8", 8.5),
     _llama_cpp("q4_0", "int4", 4.5),

@@ -70,7 +70,8 @@ def share(line: Line, rate: str, num_layers: int, found: Mapping[str, float | No
         return 2e-9 * layers * tokens_per_s / peak if peak else 0.0
     num_sequences = int(rate.removeprefix("decode_"))
     context = PROMPT_LEN if num_sequences == 1 else SHORT_PROMPT_LEN
-    num_bytes = checkpoint.num_streamed_weights(num_layers) * entry.bits / 8
+    head_bits = entry.bits if entry.head_bits is None else entry.head_bits
+    num_bytes = (layers * entry.bits + checkpoint.VOCAB * checkpoint.HIDDEN * head_bits) / 8
     num_bytes += num_sequences * context * 2 * num_layers * checkpoint.HIDDEN * entry.kv_bytes
     bandwidth = found["read_gb_per_s"]
     return 1e-9 * num_bytes * tokens_per_s / num_sequences / bandwidth if bandwidth else 0.0

@@ -28,16 +28,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """repeats: of the prompt of 512 tokens and of the decoding behind it."""
+    """num_prompts: of 512 tokens. num_decoded: tokens of one sequence, and of each of several."""
 
-    repeats: int
-    num_long: int
+    num_prompts: int
     num_decoded: int
     num_decoded_each: int
 
     @classmethod
     def of(cls, is_quick: bool) -> Sizes:
-        return cls(1, 1, 12, 8) if is_quick else cls(2, 1, 32, 24)
+        return cls(1, 12, 8) if is_quick else cls(2, 48, 24)
 
 
 @dataclass
@@ -98,14 +97,13 @@ def measure(load: Callable[[], Engine], is_quick: bool) -> dict[str, object]:
     first = _call(engine, prompts.next(1, 16), 1)
     figures: dict[str, object] = {"load_s": loaded_s, "start_s": loaded_s + first.first_s}
     _call(engine, prompts.next(1, PROMPT_LEN), 4)  # threads, scratch memory
-    calls = [
-        _call(engine, prompts.next(1, PROMPT_LEN), sizes.num_decoded) for _ in range(sizes.repeats)
-    ]
+    calls = [_call(engine, prompts.next(1, PROMPT_LEN), 1) for _ in range(sizes.num_prompts)]
     figures["prefill_512"] = statistics.median(PROMPT_LEN / call.first_s for call in calls)
-    figures["decode_1"] = statistics.median(call.tokens_per_s for call in calls)
-    figures["first_tokens"] = [call.tokens[0][:4] for call in calls]
-    calls = [_call(engine, prompts.next(1, LONG_PROMPT_LEN), 1) for _ in range(sizes.num_long)]
-    figures["prefill_2048"] = statistics.median(LONG_PROMPT_LEN / call.first_s for call in calls)
+    call = _call(engine, prompts.next(1, PROMPT_LEN), sizes.num_decoded)
+    figures["decode_1"] = call.tokens_per_s
+    figures["first_tokens"] = call.tokens[0][:8]
+    call = _call(engine, prompts.next(1, LONG_PROMPT_LEN), 1)
+    figures["prefill_2048"] = LONG_PROMPT_LEN / call.first_s
     for num_sequences in (8, MAX_SEQUENCES):
         batch = prompts.next(num_sequences, SHORT_PROMPT_LEN)
         call = _call(engine, batch, sizes.num_decoded_each)

@@ -9,8 +9,9 @@ import llama_cpp as api
 from tests.bench.peers import workload
 
 FLAGS = (
-    "native build; flash attention on; n_batch 2048, n_ubatch 512; mmap; weights repacked "
-    "(use_extra_bufts); one KV stream per sequence; every matrix in the format, the head too"
+    "native build; flash attention on, but off to decode one sequence, each where it is faster; "
+    "n_batch 2048, n_ubatch 512; mmap; weights repacked (use_extra_bufts); one KV stream per "
+    "sequence; every matrix in the format, the head too"
 )
 
 
@@ -25,24 +26,27 @@ class LlamaCpp:
         self._sampler = api.llama_sampler_init_greedy()
         self._num_threads = num_threads
         self._context = None
-        self._shape = (0, 0)
+        self._shape = (0, 0, False)
         self._batch = api.llama_batch_init(workload.MAX_CONTEXT, 0, 1)
 
-    def _prepare(self, num_sequences: int, length: int) -> None:
+    def _prepare(self, num_sequences: int, length: int, *, is_flash: bool) -> None:
         """A context for so many sequences; one that serves already is emptied."""
-        # A sequence's share is a fixed part of the context, so long prompts get a context of
-        # their own, as a user would choose it.
-        shape = (num_sequences, max(length, 640))
+        # A sequence's share is a fixed part of the context.
+        shape = (num_sequences, length, is_flash)
         if shape != self._shape:
             if self._context is not None:
                 api.llama_free(self._context)
             params = api.llama_context_default_params()
-            params.n_ctx = num_sequences * -(-shape[1] // 256) * 256
+            params.n_ctx = num_sequences * -(-length // 256) * 256
             params.n_batch = 2048
             params.n_ubatch = 512
             params.n_seq_max = num_sequences
             params.n_threads = params.n_threads_batch = self._num_threads
-            params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            params.flash_attn_type = (
+                api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+                if is_flash
+                else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            )
             self._context = api.llama_init_from_model(self._model, params)
             if not self._context:
                 raise RuntimeError("llama.cpp makes no context")
@@ -51,7 +55,8 @@ class LlamaCpp:
 
     def generate(self, prompts: list[list[int]], num_new: int, on_token: workload.OnToken) -> None:
         length = len(prompts[0])
-        self._prepare(len(prompts), length + num_new)
+        is_flash = len(prompts) > 1 or num_new == 1
+        self._prepare(len(prompts), length + num_new, is_flash=is_flash)
         rows = [
             (token, position, sequence, position == length - 1)
             for sequence, prompt in enumerate(prompts)

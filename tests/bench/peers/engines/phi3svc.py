@@ -29,7 +29,7 @@ class Phi3svc:
             packed_cache=str(path.parent.resolve() / "packed"),
         )
         network = load_network(path, format_name, cache=PackedCache.of(config))
-        num_blocks = 2 * -(-workload.MAX_CONTEXT // ops.PAGE_SIZE)
+        num_blocks = -(-workload.MAX_CONTEXT // ops.PAGE_SIZE)
         self._core = EngineCore(network, config, num_blocks)
 
     def generate(self, prompts: list[list[int]], num_new: int, on_token: workload.OnToken) -> None:
