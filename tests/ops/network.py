@@ -42,11 +42,18 @@ class Network:
     """Phi-3 in miniature: two layers, partial rotary, two factor sets, tied embeddings.
 
     kv_dtype: that of its caches, the model's or int8. is_small: Phi-3-small in miniature, with its
-    norms, biases, scales and activation, and block-sparse in the first layer.
+    norms, biases, scales and activation, and block-sparse in the first layer. format: of its packed
+    weights, the model's if None; down_format: of the second half of the MLP.
     """
 
     def __init__(
-        self, dtype: torch.dtype, window: int, kv_dtype: torch.dtype, is_small: bool = False
+        self,
+        dtype: torch.dtype,
+        window: int,
+        kv_dtype: torch.dtype,
+        is_small: bool = False,
+        format: str | None = None,
+        down_format: str | None = None,
     ) -> None:
         def weight(*shape: int) -> Tensor:
             return randn(*shape, dtype=dtype, std=shape[-1] ** -0.5)
@@ -60,7 +67,7 @@ class Network:
         self.norm_bias, self.logit_bias = bias(WIDTH), bias(VOCAB_SIZE)
         sparse = [ops.BlockSparse(32, 2, 3, 1), None] if is_small else [None, None]
         num_qkv = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
-        self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH))
+        self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH), format)
         self.norm = 1 + randn(WIDTH, dtype=dtype, std=0.1)
         angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-torch.arange(12) / 12))
         table = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -69,16 +76,16 @@ class Network:
             Layer(
                 input_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
                 input_norm_bias=bias(WIDTH),
-                qkv=ops.pack_linear(weight(num_qkv, WIDTH)),
+                qkv=ops.pack_linear(weight(num_qkv, WIDTH), format),
                 qkv_bias=bias(num_qkv),
                 block_sparse=sparse[i],
-                output=ops.pack_linear(weight(WIDTH, NUM_HEADS * HEAD_DIM)),
+                output=ops.pack_linear(weight(WIDTH, NUM_HEADS * HEAD_DIM), format),
                 output_bias=bias(WIDTH),
                 mlp_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
                 mlp_norm_bias=bias(WIDTH),
-                gate_up=ops.pack_gate_up(weight(2 * MLP_WIDTH, WIDTH)),
+                gate_up=ops.pack_gate_up(weight(2 * MLP_WIDTH, WIDTH), format),
                 gate_up_bias=bias(2 * MLP_WIDTH),
-                down=ops.pack_linear(weight(WIDTH, MLP_WIDTH)),
+                down=ops.pack_linear(weight(WIDTH, MLP_WIDTH), down_format or format),
                 down_bias=bias(WIDTH),
             )
             for i in range(NUM_LAYERS)
@@ -149,6 +156,14 @@ def normalize(h: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> No
         ops.layer_norm(h, weight, bias, EPS, out)
 
 
+def input_for(weight: ops.PackedLinear, num_tokens: int, dtype: torch.dtype) -> Tensor:
+    """Room for what a weight of the network is multiplied with."""
+    if weight.is_integer:
+        row_bytes = ops.quantized_row_bytes(weight.in_features)
+        return poisoned(num_tokens, row_bytes, dtype=torch.int8)
+    return poisoned(num_tokens, weight.in_features, dtype=dtype)
+
+
 def step(
     network: Network, cache: Cache, chunks: list[Chunk], is_recorded: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -175,11 +190,14 @@ def forward(
         row[: len(c.page_ids)] = c.page_ids
     query_starts, context_lens = starts_of(lens), i32(*(c.end for c in chunks))
 
+    qkv, output, down = (getattr(network.layers[0], name) for name in ("qkv", "output", "down"))
     h = poisoned(num_tokens, WIDTH, dtype=torch.float32)
-    x, normed = poisoned(num_tokens, WIDTH, dtype=dtype), poisoned(num_tokens, WIDTH, dtype=dtype)
+    x, normed = (input_for(weight, num_tokens, dtype) for weight in (qkv, network.head))
     q = poisoned(num_tokens, NUM_HEADS, HEAD_DIM, dtype=dtype)
     mixed = poisoned(num_tokens, NUM_HEADS * HEAD_DIM, dtype=dtype)
+    to_output = input_for(output, num_tokens, dtype) if output.is_integer else mixed
     act = poisoned(num_tokens, MLP_WIDTH, dtype=dtype)
+    quantized_act = input_for(down, num_tokens, dtype) if down.is_integer else None
     logits = poisoned(num_tokens, VOCAB_SIZE, dtype=torch.float32)
 
     ops.embedding(token_ids, network.head, h, network.embedding_scale)
@@ -213,7 +231,9 @@ def forward(
             *scales,
             block_sparse=layer.block_sparse,
         )
-        ops.linear(mixed, layer.output, h, layer.output_bias, accumulate=True)
+        if to_output is not mixed:
+            ops.quantize(mixed, to_output)
+        ops.linear(to_output, layer.output, h, layer.output_bias, accumulate=True)
         normalize(h, layer.mlp_norm, layer.mlp_norm_bias, x)
         ops.mlp(
             x,
@@ -224,6 +244,7 @@ def forward(
             layer.gate_up_bias,
             layer.down_bias,
             network.gegelu_limit,
+            quantized_act,
         )
     rows = torch.arange(num_tokens, dtype=torch.int32)
     ops.lm_head(

@@ -46,6 +46,20 @@ def packed(num_rows: int, width: int) -> Tensor:
     return ops.pack_linear(randn(num_rows, width, dtype=BF16)).data
 
 
+Quantized = tuple[Tensor, str, int]
+"""A weight of an integer format, as the binding takes it."""
+
+
+def quantized_weight(num_rows: int, width: int, format: str = "int4-g32-min") -> Quantized:
+    return ops.pack_linear(randn(num_rows, width), format)._argument
+
+
+def quantized_rows(num_rows: int, width: int) -> Tensor:
+    rows = torch.empty(num_rows, ops.quantized_row_bytes(width), dtype=torch.int8)
+    ops.quantize(randn(num_rows, width), rows)
+    return rows
+
+
 def qkv_rope_call() -> Call:
     return {
         "x": randn(T, E, dtype=BF16),
@@ -160,6 +174,53 @@ VALID: dict[str, Callable[[], Call]] = {
         "bias_ids": i32(0, V - 1),
         "bias_values": torch.tensor([1.0, -math.inf]),
     },
+    "pack_linear int8": lambda: {
+        "weight": randn(32, E, dtype=BF16),
+        "out": quantized_weight(32, E, "int8"),
+        "row_errors": randn(32),
+    },
+    "pack_gate_up int4": lambda: {
+        "weight": randn(2 * F, E, dtype=BF16),
+        "out": quantized_weight(2 * F, E),
+        "row_errors": randn(2 * F),
+    },
+    "unpack_linear": lambda: {"packed": packed(32, E), "out": randn(32, E)},
+    "unpack_linear int8": lambda: {"packed": quantized_weight(32, E, "int8"), "out": randn(32, E)},
+    "unpack_gate_up int4": lambda: {"packed": quantized_weight(2 * F, E), "out": randn(2 * F, E)},
+    "quantize": lambda: {"x": randn(T, E, dtype=BF16), "out": quantized_rows(T, E)},
+    "embedding int8": lambda: {
+        **VALID["embedding"](),
+        "table": quantized_weight(V, E, "int8"),
+    },
+    "rms_norm quantized": lambda: {**VALID["rms_norm"](), "out": quantized_rows(T, E)},
+    "layer_norm quantized": lambda: {**VALID["layer_norm"](), "out": quantized_rows(T, E)},
+    "qkv_rope int4": lambda: {
+        **qkv_rope_call(),
+        "x": quantized_rows(T, E),
+        "weight": quantized_weight((H + 2 * K) * D, E),
+    },
+    "linear int8": lambda: {
+        **VALID["linear"](),
+        "x": quantized_rows(T, E),
+        "weight": quantized_weight(F, E, "int8"),
+    },
+    "mlp int4": lambda: {
+        **VALID["mlp"](),
+        "x": quantized_rows(T, E),
+        "gate_up": ops.pack_gate_up(randn(2 * F, E), "int4-g32")._argument,
+        "down": quantized_weight(E, F, "int4-g128"),
+        "quantized_act": quantized_rows(T, F),
+    },
+    "lm_head int8": lambda: {
+        **VALID["lm_head"](),
+        "weight": quantized_weight(V, E, "int8"),
+        "normed": quantized_rows(3, E),
+    },
+    "classify_head int4": lambda: {
+        **VALID["classify_head"](),
+        "weight": quantized_weight(V, E),
+        "normed": quantized_rows(3, E),
+    },
     "logprobs": lambda: {
         "logits": randn(3, V),
         "token_ids": i32(0, V - 1, 5),
@@ -171,10 +232,15 @@ VALID: dict[str, Callable[[], Call]] = {
 
 # Dims that nothing else depends on: one more is as valid.
 FREE_DIMS = {
-    *((op, "rope_table", dim) for op in ("qkv_rope", "qkv_rope int8") for dim in (0, 1, 2)),
+    *(
+        (op, "rope_table", dim)
+        for op in ("qkv_rope", "qkv_rope int8", "qkv_rope int4")
+        for dim in (0, 1, 2)
+    ),
     *((op, "block_tables", 1) for op in ("attention", "attention int8")),
-    ("lm_head", "h", 0),
-    ("classify_head", "h", 0),
+    *((f"lm_head{kind}", "h", 0) for kind in ("", " int8")),
+    *((f"classify_head{kind}", "h", 0) for kind in ("", " int4")),
+    ("quantize", "x", 1),  # up to 128 fill the same rows
     ("sample", "logits", 1),
     ("logprobs", "logits", 1),
 }
@@ -189,10 +255,18 @@ def tensors(call: Call) -> dict[str, Tensor]:
     return {name: value for name, value in call.items() if isinstance(value, Tensor)}
 
 
+def quantized_weights(call: Call) -> dict[str, Quantized]:
+    return {
+        name: value
+        for name, value in call.items()
+        if isinstance(value, tuple) and isinstance(value[0], Tensor)
+    }
+
+
 # The last two each stand for their group.
 OPTIONAL = {
     *("bias", "norm_bias", "gate_up_bias", "down_bias"),
-    *("min_p", "typical_p", "repetition", "bias_starts"),
+    *("row_errors", "min_p", "typical_p", "repetition", "bias_starts"),
 }
 TENSOR_ARGUMENTS = [(op, name) for op, make in VALID.items() for name in tensors(make())]
 # One row or column less may still fill the same panels; 32 fewer never do.
@@ -208,12 +282,13 @@ WRONG_SIZES = [
 
 def assert_refused(op: str, call: Call, message: str) -> None:
     """The call raises an Error that matches, and leaves every tensor as it was."""
-    before = {name: value.clone() for name, value in tensors(call).items()}
+    every = tensors(call) | {name: data for name, (data, *_) in quantized_weights(call).items()}
+    before = {name: value.clone() for name, value in every.items()}
     with pytest.raises(_core.Error, match=message):
         getattr(_core, name_of(op))(**call)
     for name, value in before.items():
         if value.numel():
-            assert_bitwise_equal(call[name], value)
+            assert_bitwise_equal(every[name], value)
 
 
 @pytest.mark.parametrize("op", VALID)
@@ -263,10 +338,10 @@ def test_an_argument_that_is_no_tensor_is_a_type_error(op: str, arg: str, value:
 @pytest.mark.parametrize(("op", "arg"), TENSOR_ARGUMENTS)
 def test_none_is_refused_except_for_what_is_optional(op: str, arg: str) -> None:
     call = {**VALID[op](), arg: None}
-    if arg in OPTIONAL and (op, arg) != ("layer_norm", "bias"):
+    if arg in OPTIONAL and (name_of(op), arg) != ("layer_norm", "bias"):
         getattr(_core, name_of(op))(**call)
     else:
-        with pytest.raises(TypeError):
+        with pytest.raises((TypeError, _core.Error)):
             getattr(_core, name_of(op))(**call)
 
 
@@ -456,7 +531,7 @@ def test_more_rotary_dims_than_the_head_has_are_refused() -> None:
     assert_refused("qkv_rope", call, "^qkv_rope: .*R")
 
 
-@pytest.mark.parametrize("num_threads", [0, -1, 257, 2**31 - 1])
+@pytest.mark.parametrize("num_threads", [-1, 257, 2**31 - 1])
 def test_a_number_of_threads_out_of_range_is_refused(num_threads: int) -> None:
     before = ops.num_threads()
     with pytest.raises(ops.Error, match="num_threads"):
@@ -474,3 +549,173 @@ def test_an_unknown_isa_is_refused_naming_those_there_are(name: str) -> None:
 
 def test_an_error_is_a_value_error() -> None:
     assert issubclass(ops.Error, ValueError)
+
+
+# Weights of integer formats, and what meets them --------------------------------------------------
+
+QUANTIZED_ARGUMENTS = [
+    (op, name) for op, make in VALID.items() for name in quantized_weights(make())
+]
+
+
+def spoilt(call: Call, arg: str, change: Callable[[Tensor, str, int], tuple[Any, ...]]) -> Call:
+    return {**call, arg: change(*call[arg])}
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float32, torch.bfloat16])
+def test_a_wrong_dtype_of_a_quantized_weight_is_named(
+    op: str, arg: str, dtype: torch.dtype
+) -> None:
+    call = spoilt(
+        VALID[op](), arg, lambda data, *rest: (torch.zeros(data.shape, dtype=dtype), *rest)
+    )
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} is \w+, expected uint8")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+@pytest.mark.parametrize(("panels", "size"), [(-1, 0), (1, 0), (0, -1), (0, 1), (0, 64)])
+def test_a_wrong_size_of_a_quantized_weight_is_named(
+    op: str, arg: str, panels: int, size: int
+) -> None:
+    def change(data: Tensor, *rest: Any) -> tuple[Any, ...]:
+        shape = (data.shape[0] + panels, data.shape[1] + size)
+        return torch.zeros(shape, dtype=torch.uint8), *rest
+
+    call = spoilt(VALID[op](), arg, change)
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} dim {0 if panels else 1} .* is \d+, expected")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+def test_a_quantized_weight_of_another_rank_or_density_is_named(op: str, arg: str) -> None:
+    for change in (lambda data: data.flatten(), lambda data: data[None]):
+        call = spoilt(VALID[op](), arg, lambda data, *rest, change=change: (change(data), *rest))
+        assert_refused(op, call, rf"^{name_of(op)}: {arg} has rank")
+    call = spoilt(
+        VALID[op](), arg, lambda data, *rest: (data.repeat_interleave(2, dim=-1)[:, ::2], *rest)
+    )
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} is not contiguous")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+@pytest.mark.parametrize("off", [1, 2, 3])
+def test_a_quantized_weight_at_an_odd_address_is_named(op: str, arg: str, off: int) -> None:
+    def change(data: Tensor, *rest: Any) -> tuple[Any, ...]:
+        storage = torch.zeros(data.numel() + 4, dtype=torch.uint8)
+        return storage[off : off + data.numel()].view(data.shape), *rest
+
+    call = spoilt(VALID[op](), arg, change)
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} is not aligned to 4 bytes")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+def test_other_columns_than_a_quantized_weight_has_are_named(op: str, arg: str) -> None:
+    """Some columns more or less fill the same panels, and the same rows of activations."""
+    columns = VALID[op]()[arg][2]
+    for wrong in (columns - 48, columns + 128, 0, -1, 65537, 2**62):
+        call = spoilt(VALID[op](), arg, lambda data, format, k, wrong=wrong: (data, format, wrong))
+        assert_refused(op, call, rf"^{name_of(op)}: \w+ ")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+def test_a_format_of_another_size_or_none_is_named(op: str, arg: str) -> None:
+    data, format, columns = VALID[op]()[arg]
+    other = "int4-g32" if format == "int8" else "int8"
+    call = {**VALID[op](), arg: (data, other, columns)}
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} dim 1 ")
+    for unknown in ("", "int4", "INT8", "float16"):
+        call = {**VALID[op](), arg: (data, unknown, columns)}
+        assert_refused(op, call, rf"^{name_of(op)}: {arg} .*'{unknown}'")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ARGUMENTS)
+def test_a_quantized_weight_of_another_form_is_a_type_error(op: str, arg: str) -> None:
+    data, format, columns = VALID[op]()[arg]
+    for wrong in (
+        (data, format),
+        (data, format, columns, 0),
+        (data, 8, columns),
+        (data, format, 1.5),
+        (None, format, columns),
+    ):
+        with pytest.raises(TypeError):
+            getattr(_core, name_of(op))(**{**VALID[op](), arg: wrong})
+
+
+@pytest.mark.parametrize(
+    ("op", "arg", "quantized"),
+    [
+        ("linear", "x", "linear int8"),
+        ("mlp", "x", "mlp int4"),
+        ("qkv_rope", "x", "qkv_rope int4"),
+        ("lm_head", "normed", "lm_head int8"),
+        ("classify_head", "normed", "classify_head int4"),
+    ],
+)
+def test_rows_and_weight_are_both_quantized_or_neither(op: str, arg: str, quantized: str) -> None:
+    floats, integers = VALID[op](), VALID[quantized]()
+    assert_refused(op, {**floats, arg: integers[arg]}, rf"^{op}: {arg} is int8, expected ")
+    assert_refused(op, {**integers, arg: floats[arg]}, rf"^{op}: {arg} is bfloat16, expected int8")
+
+
+QUANTIZED_ROWS = [
+    ("quantize", "out"),
+    ("rms_norm quantized", "out"),
+    ("layer_norm quantized", "out"),
+    ("linear int8", "x"),
+    ("mlp int4", "x"),
+    ("mlp int4", "quantized_act"),
+    ("qkv_rope int4", "x"),
+    ("lm_head int8", "normed"),
+    ("classify_head int4", "normed"),
+]
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ROWS)
+@pytest.mark.parametrize("off", [1, 2, 3])
+def test_quantized_rows_at_an_odd_address_are_named(op: str, arg: str, off: int) -> None:
+    call = VALID[op]()
+    rows = call[arg]
+    storage = torch.zeros(rows.numel() + 4, dtype=torch.int8)
+    call[arg] = storage[off : off + rows.numel()].view(rows.shape)
+    assert_refused(op, call, rf"^{name_of(op)}: {arg} is not aligned to 4 bytes")
+
+
+@pytest.mark.parametrize(("op", "arg"), QUANTIZED_ROWS)
+def test_quantized_rows_of_another_width_are_named(op: str, arg: str) -> None:
+    call = VALID[op]()
+    rows = call[arg]
+    for size in (-128, -1, 1, 128):
+        call[arg] = torch.zeros(rows.shape[0], rows.shape[1] + size, dtype=torch.int8)
+        message = rf"^{name_of(op)}: {arg} dim 1 \(quantized row\) is \d+, expected {rows.shape[1]}"
+        assert_refused(op, call, message)
+
+
+def test_an_integer_down_needs_room_for_its_rows_and_a_float_one_none() -> None:
+    call = {**VALID["mlp int4"](), "quantized_act": None}
+    assert_refused("mlp", call, "^mlp: quantized_act is missing with down of format int4-g128")
+    call = {**VALID["mlp"](), "quantized_act": quantized_rows(T, F)}
+    assert_refused("mlp", call, "^mlp: quantized_act is given with down of format bfloat16")
+
+
+@pytest.mark.parametrize("op", ["pack_linear", "pack_gate_up"])
+def test_row_errors_of_a_float_format_are_refused(op: str) -> None:
+    call = VALID[op]()
+    call["row_errors"] = randn(len(call["weight"]))
+    assert_refused(op, call, f"^{op}: row_errors is given with format bfloat16")
+
+
+@pytest.mark.parametrize("format", ops.WEIGHT_FORMATS[2:])
+def test_more_columns_than_sums_hold_are_refused(format: str) -> None:
+    weight = torch.zeros(1, 65537)
+    message = rf"^pack_linear: out has 65537 columns, expected at most 65536 for format {format} "
+    with pytest.raises(ops.Error, match=message):
+        ops.pack_linear(weight, format)
+
+
+def test_a_weight_is_packed_in_its_own_dtype_or_an_integer_format() -> None:
+    for dtype, format in ((torch.float32, "bfloat16"), (BF16, "float32")):
+        with pytest.raises(ops.Error, match=r"^pack_linear: out "):
+            ops.pack_linear(randn(16, 32, dtype=dtype), format)
+    with pytest.raises(ops.Error, match="format 'int4' is unknown"):
+        ops.pack_linear(randn(16, 32), "int4")

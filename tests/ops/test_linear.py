@@ -128,7 +128,6 @@ def test_linear_accumulates_as_the_rounded_sum_of_both(dtype: torch.dtype) -> No
         ((1, 2**-8 + 2**-15), 1 + 2**-7),  # a little more than halfway
         ((-1, -(2**-8)), -1.0),
         ((2.0**127 * 1.9921875, 2.0**119), torch.inf),  # halfway past the largest
-        ((2.0**-130, 2.0**-133), 2.0**-130 + 2.0**-133),  # subnormal
     ],
 )
 def test_linear_rounds_bf16_to_nearest_even(terms: tuple[float, float], expected: float) -> None:
@@ -139,14 +138,28 @@ def test_linear_rounds_bf16_to_nearest_even(terms: tuple[float, float], expected
     assert_bitwise_equal(out, torch.tensor([[expected]], dtype=torch.bfloat16))
 
 
+def test_linear_keeps_subnormal_bf16_except_in_vdpbf16ps(gemm_isa: str) -> None:
+    x = torch.tensor([[2.0**-130, 2.0**-133]], dtype=torch.bfloat16)
+    out = torch.empty(1, 1, dtype=torch.bfloat16)
+    ops.linear(x, ops.pack_linear(torch.ones(1, 2, dtype=torch.bfloat16)), out)
+    assert out.item() == (0 if gemm_isa == "avx512_bf16" else x.double().sum().item())
+
+
 @pytest.mark.parametrize("width", [7, 100, 2500])
 def test_linear_is_one_chain_of_multiply_adds_in_index_order(
     width: int, dtype: torch.dtype
 ) -> None:
-    """The order that makes a row's bits independent of its batch, term by term."""
+    """The order that makes a row's bits independent of its batch, term by term.
+
+    Of a pair of bfloat16 terms the second comes first, as in VDPBF16PS.
+    """
     x, weight = randn(8, width, dtype=dtype), randn(33, width, dtype=dtype)
+    terms = torch.arange(width)
+    if dtype == torch.bfloat16:
+        pairs = terms[: width // 2 * 2].view(-1, 2).flip(-1).flatten()
+        terms = torch.cat([pairs, terms[len(pairs) :]])
     chain = torch.zeros(8, 33)
-    for k in range(width):
+    for k in terms:
         product = x[:, k, None].double() * weight[:, k].double()  # exact in float64
         chain = (chain.double() + product).float()
     out = torch.empty(8, 33)

@@ -264,7 +264,7 @@ def test_logprob_is_that_of_the_raw_logits(vocab_size: int, scale: float) -> Non
 
 def test_many_unlikely_tokens_keep_their_share() -> None:
     """32,063 tokens of 2e-6 each are 7 percent together."""
-    num_draws = 1000
+    num_draws = 300
     logits = torch.full((num_draws, 32064), -13.0)
     logits[:, 7] = 0.0
     ids, logprobs = sample(logits)
