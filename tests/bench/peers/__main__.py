@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ PACKAGES = (
 
 def main() -> None:
     args = _arguments()
+    # As an exception, so that the engine that is running is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     entries = select(args.only)
     places = Places(args.work, args.peers, args.layers)
     failures = prepare(entries, places, args.threads)
