@@ -4,12 +4,23 @@
 
 #include "bindings/register.h"
 #include "bindings/tensor.h"
+#include "core/check.h"
 #include "ops/pack.h"
 
 namespace py = pybind11;
 
 namespace phi3::bindings {
 namespace {
+
+void check_columns(const char* function, std::int64_t in_features) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 32;  // beyond it nothing else would hold
+  PHI3_CHECK(in_features >= 1 && in_features <= kMost,
+             function,
+             ": in_features is ",
+             in_features,
+             ", expected 1..",
+             kMost);
+}
 
 using Pack = void (*)(const TensorView&, const PackedView&, const std::optional<TensorView>&);
 using Unpack = void (*)(const PackedView&, const TensorView&);
@@ -71,18 +82,22 @@ void register_packing(py::module_& module) {
   module.def(
       "packed_panel_bytes",
       [](const std::string& stored, std::int64_t in_features) {
-        for (const WeightFormat format : kWeightFormats) {
-          if (stored == format_name(format)) return panel_bytes(format, in_features);
-        }
-        fail(std::source_location::current(), "format '", stored, "' is unknown");
+        const std::optional<WeightFormat> format = find_format(stored);
+        PHI3_CHECK(format.has_value(), "packed_panel_bytes: format is '", stored, "', unknown");
+        check_columns("packed_panel_bytes", in_features);
+        return panel_bytes(*format, in_features);
       },
       py::arg("format"),
       py::arg("in_features"),
       "Bytes of a panel of 16 rows.");
-  module.def("quantized_row_bytes",
-             &quantized_row_bytes,
-             py::arg("in_features"),
-             "Bytes of a quantized row of activations.");
+  module.def(
+      "quantized_row_bytes",
+      [](std::int64_t in_features) {
+        check_columns("quantized_row_bytes", in_features);
+        return quantized_row_bytes(in_features);
+      },
+      py::arg("in_features"),
+      "Bytes of a quantized row of activations.");
 }
 
 }  // namespace phi3::bindings

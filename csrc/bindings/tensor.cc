@@ -135,11 +135,24 @@ PackedView Arguments::convert_packed(const char* name, py::handle object, bool i
     throw py::type_error(label(op_, name) + ": expected (tensor, format, columns)");
   }
   const auto stored = parts[1].cast<std::string>();
-  const TensorView view = convert(name, parts[0], is_output);
-  for (const WeightFormat format : kWeightFormats) {
-    if (stored == format_name(format)) return {view, format, parts[2].cast<std::int64_t>()};
-  }
-  fail(std::source_location::current(), op_, ": ", name, " has unknown format '", stored, "'");
+  const std::optional<WeightFormat> format = find_format(stored);
+  PHI3_CHECK(format && !is_float(*format),
+             op_,
+             ": ",
+             name,
+             " is of format '",
+             stored,
+             "', expected one of the integer formats");
+  const py::int_ columns = parts[2];
+  PHI3_CHECK(columns >= py::int_(1) && columns <= py::int_(kMaxIntegerK),
+             op_,
+             ": ",
+             name,
+             " has ",
+             py::str(columns).cast<std::string>(),
+             " columns, expected 1..",
+             kMaxIntegerK);
+  return {convert(name, parts[0], is_output), *format, columns.cast<std::int64_t>()};
 }
 
 TensorView Arguments::convert(const char* name, py::handle object, bool is_output) {

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "core/dtype.h"
@@ -29,9 +30,13 @@ namespace phi3 {
 inline constexpr std::int64_t kPanelRows = 16;      // weight rows per packed panel
 inline constexpr std::int64_t kRowScaleBytes = 64;  // of a panel of an integer format
 inline constexpr int kWeightOffset = 128;           // of a stored byte
-inline constexpr std::int64_t kGroupBytes = 64;     // of a block of an int4 format
+inline constexpr std::int64_t kGroupBytes = 64;     // all S and z of a block of an int4 format
 inline constexpr std::int64_t kIntegerPadding =
     128;  // int4 panels and activations are padded to it
+
+// Kernels use these too, each compiled for an ISA of its own: no copy of them may be emitted that
+// the linker could keep for everyone.
+#define PHI3_FORMAT_CONSTANT [[gnu::always_inline]] constexpr
 
 enum class WeightFormat : std::uint8_t {
   kFloat32,
@@ -50,6 +55,9 @@ inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32,
                                                   WeightFormat::kInt4Group32Min,
                                                   WeightFormat::kInt4Group128,
                                                   WeightFormat::kInt4Group128Min};
+
+inline constexpr std::int64_t kMaxIntegerK =
+    std::int64_t{1} << 16;  // of an integer format: 255 · 127 · k stays below 2^31
 
 constexpr std::string_view format_name(WeightFormat format) {
   switch (format) {
@@ -71,29 +79,37 @@ constexpr std::string_view format_name(WeightFormat format) {
   return "?";
 }
 
-constexpr bool is_float(WeightFormat format) {
+constexpr std::optional<WeightFormat> find_format(std::string_view name) {
+  for (const WeightFormat format : kWeightFormats) {
+    if (name == format_name(format)) return format;
+  }
+  return std::nullopt;
+}
+
+PHI3_FORMAT_CONSTANT bool is_float(WeightFormat format) {
   return format == WeightFormat::kFloat32 || format == WeightFormat::kBFloat16;
 }
 
-constexpr bool is_int4(WeightFormat format) {
+PHI3_FORMAT_CONSTANT bool is_int4(WeightFormat format) {
   return !is_float(format) && format != WeightFormat::kInt8;
 }
 
 // Whether the zero of a group is free, so that its range need not be symmetric.
-constexpr bool has_minimum(WeightFormat format) {
+PHI3_FORMAT_CONSTANT bool has_minimum(WeightFormat format) {
   return format == WeightFormat::kInt4Group32Min || format == WeightFormat::kInt4Group128Min;
 }
 
-constexpr std::int64_t group_size(WeightFormat format) {
+// k that share an S and z of an int4 format.
+PHI3_FORMAT_CONSTANT std::int64_t group_size(WeightFormat format) {
   return format == WeightFormat::kInt4Group32 || format == WeightFormat::kInt4Group32Min ? 32 : 128;
 }
 
-constexpr std::int64_t round_up(std::int64_t size, std::int64_t multiple) {
+PHI3_FORMAT_CONSTANT std::int64_t round_up(std::int64_t size, std::int64_t multiple) {
   return (size + multiple - 1) / multiple * multiple;
 }
 
 // k with its padding.
-constexpr std::int64_t padded_k(WeightFormat format, std::int64_t k) {
+PHI3_FORMAT_CONSTANT std::int64_t padded_k(WeightFormat format, std::int64_t k) {
   switch (format) {
     case WeightFormat::kFloat32:
       return k;
@@ -107,7 +123,7 @@ constexpr std::int64_t padded_k(WeightFormat format, std::int64_t k) {
 }
 
 // k of a block of an int4 format; the last one may be shorter.
-constexpr std::int64_t block_k(WeightFormat format) {
+PHI3_FORMAT_CONSTANT std::int64_t block_k(WeightFormat format) {
   return format == WeightFormat::kInt4Group32Min ? 128
          : format == WeightFormat::kInt4Group32  ? 256
                                                  : 512;
@@ -115,7 +131,7 @@ constexpr std::int64_t block_k(WeightFormat format) {
 
 // Bytes from the first number of a panel, or of the first block, to that of `k`, which is a
 // multiple of 4, for bfloat16 of 2; for int4 of block_k, or all of a panel.
-constexpr std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
+PHI3_FORMAT_CONSTANT std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
   switch (format) {
     case WeightFormat::kFloat32:
       return k * kPanelRows * 4;
@@ -124,16 +140,16 @@ constexpr std::int64_t number_bytes(WeightFormat format, std::int64_t k) {
     case WeightFormat::kInt8:
       return k * kPanelRows;
     default:
-      return (k + block_k(format) - 1) / block_k(format) * kGroupBytes + k * kPanelRows / 2;
+      return round_up(k, block_k(format)) / block_k(format) * kGroupBytes + k * kPanelRows / 2;
   }
 }
 
 // Where the numbers of a panel, or its blocks, begin.
-constexpr std::int64_t numbers_offset(WeightFormat format) {
+PHI3_FORMAT_CONSTANT std::int64_t numbers_offset(WeightFormat format) {
   return is_float(format) ? 0 : kRowScaleBytes;
 }
 
-constexpr std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
+PHI3_FORMAT_CONSTANT std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
   return numbers_offset(format) + number_bytes(format, padded_k(format, k));
 }
 
@@ -146,11 +162,10 @@ struct QuantizedRowHeader {
 
 inline constexpr std::int64_t kQuantizedHeaderBytes = 64;
 
-constexpr std::int64_t quantized_row_bytes(std::int64_t k) {
+PHI3_FORMAT_CONSTANT std::int64_t quantized_row_bytes(std::int64_t k) {
   return kQuantizedHeaderBytes + round_up(k, kIntegerPadding);
 }
 
-// Largest k of an integer format: 255 · 127 · k stays below 2^31.
-inline constexpr std::int64_t kMaxIntegerK = std::int64_t{1} << 16;
+#undef PHI3_FORMAT_CONSTANT
 
 }  // namespace phi3

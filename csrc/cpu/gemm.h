@@ -59,14 +59,17 @@ class GemmBlock {
   // Hardware follows the few streams of a tile by itself; this only carries it over page ends.
   // Further ahead was measured slower.
   static constexpr std::int64_t kFloatPrefetchBytes = 256;
-  // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
-  // together. Blocks follow each other through exact stores, so they do not change a bit.
   static constexpr std::int64_t kIntegerPrefetchBytes = 256;
-  static constexpr std::int64_t kQuadBytes = 4 * kPanelRows;
+  // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
+  // together, but for float32. Blocks follow each other through exact stores, so they do not change
+  // a bit.
   static constexpr std::int64_t kFloatBlockK = 2048;
   static constexpr std::int64_t kIntegerBlockK = 1024;
+  static_assert(kIntegerBlockK % block_k(WeightFormat::kInt4Group128) == 0);
   // With more rows it pays to turn int4 into int8 once and for all of them.
   static constexpr std::int64_t kMostDirectRows = 16;
+  static_assert(kMostDirectRows >=
+                kIntegerTileRows);  // so that what is expanded is cut into blocks
 
   // The numbers of a panel from k on.
   const std::byte* numbers(std::int64_t panel, std::int64_t k) const {
@@ -107,14 +110,16 @@ class GemmBlock {
   }
 
   // One tile alone fetches its own panels a little ahead. Several share in fetching what the next
-  // block of k will read, so that memory does not rest while they compute.
+  // block of k will read, or the next task behind the last one, so that memory does not rest while
+  // they compute.
   void set_prefetch(IntegerTile& tile,
                     std::int64_t panel,
                     std::int64_t k,
                     std::int64_t block_k,
                     std::int64_t idx,
                     std::int64_t num_tiles) const {
-    const std::int64_t quad_bytes = is_int4(weight_.format) ? kQuadBytes / 2 + 2 : kQuadBytes;
+    // Of 4 of k and 16 rows; of int4 with its share of S and z.
+    const std::int64_t quad_bytes = is_int4(weight_.format) ? 34 : 64;
     tile.prefetch_bytes = ceil_div(quad_bytes, num_tiles);
     const bool is_last = k + block_k >= padded_k_;
     const std::int64_t share = tile.prefetch_bytes * tile.k / 4;

@@ -13,7 +13,7 @@ namespace phi3::cpu {
 namespace {
 
 #if defined(__x86_64__)
-// Whether this CPU, and the system, run AVX-VNNI (which GCC 12 has no name for).
+// Whether this CPU has AVX-VNNI, which GCC 12 has no name for; the system runs it if it runs AVX2.
 bool has_avx_vnni() {
   unsigned eax = 0;
   unsigned ebx = 0;

@@ -90,10 +90,8 @@ float unit_of(const T* row, std::int64_t k) {
 template <typename T>
 void quantize_panel(const PackParams& params, PanelRows rows, std::uint8_t* panel) {
   const std::int64_t k = padded_k(params.format, params.in_features);
-  thread_local std::vector<float> weights;    // [k][16]
-  thread_local std::vector<float> workspace;  // [k / 32][16]
-  weights.assign(static_cast<std::size_t>(k * kPanelRows), 0.0F);
-  workspace.resize(static_cast<std::size_t>(k / 32 * kPanelRows));
+  std::vector<float> weights(static_cast<std::size_t>(k * kPanelRows));         // [k][16]
+  std::vector<float> workspace(static_cast<std::size_t>(k / 32 * kPanelRows));  // [k / 32][16]
   float units[kPanelRows] = {};
   for (std::int64_t lane = 0; lane < rows.count; ++lane) {
     const T* row = row_of<T>(params, rows.first + lane);

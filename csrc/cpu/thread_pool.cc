@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <system_error>
+
 #include "core/check.h"
 #include "cpu/available_cpus.h"
 #include "cpu/float_mode.h"
@@ -37,8 +39,14 @@ ThreadPool::ThreadPool(int num_threads, bool pin)
       members_(static_cast<std::size_t>(num_threads)) {
   const std::vector<int> cpus = allowed_cpus();
   for (int idx = 1; idx < num_threads; ++idx) {
-    workers_.emplace_back([this, idx] { work(idx); });
-    if (pin) pin_to(workers_.back(), cpus[static_cast<std::size_t>(idx) % cpus.size()]);
+    try {
+      workers_.emplace_back([this, idx] { work(idx); });
+    } catch (const std::system_error&) {
+      break;  // the system gives no more threads: those there are do all of the work
+    }
+    if (pin && !cpus.empty()) {
+      pin_to(workers_.back(), cpus[static_cast<std::size_t>(idx) % cpus.size()]);
+    }
   }
 }
 

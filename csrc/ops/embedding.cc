@@ -1,5 +1,7 @@
 #include "ops/embedding.h"
 
+#include <limits>
+
 #include "core/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -17,11 +19,13 @@ void embedding(const TensorView& token_ids,
   const bool is_packed = !is_float(table.format) || table.view.rank > 2;
   const DType dtype =
       is_float(table.format) ? matcher.model_dtype("table", table.view) : DType::kUInt8;
-  matcher.check(vocab_size > 0,
+  constexpr std::int64_t kMaxVocab = std::numeric_limits<std::int32_t>::max();
+  matcher.check(vocab_size >= 1 && vocab_size <= kMaxVocab,
                 std::source_location::current(),
                 "vocab_size is ",
                 vocab_size,
-                ", expected at least 1");
+                ", expected 1..",
+                kMaxVocab);
   check_scale(matcher, scale);
   Dim tokens("T");
   Dim hidden("E");

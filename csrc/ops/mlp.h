@@ -13,12 +13,15 @@ namespace phi3::ops {
 // b = clamp(up, -limit, limit); only infinities are not limited.
 //
 // x:             A [T, E], rows may be strided; quantized rows where gate_up is of an integer
-// format gate_up:       packed, panels of G and U alternating (pack_gate_up) down:          packed,
-// E rows of F columns (pack_linear) act:           A [T, F] workspace; its content after the call
-// is the rounded activation h:             float32 [T, E], rows may be strided, no overlap with x
-// or act gate_up_bias:  A [2F], gate | up, or absent down_bias:     A [E] or absent gegelu_limit:
-// above 0, infinity for none quantized_act: quantized rows of act, a workspace where down is of an
-// integer format, else absent
+//                format
+// gate_up:       packed, panels of G and U alternating (pack_gate_up)
+// down:          packed, E rows of F columns (pack_linear)
+// act:           A [T, F] workspace; its content after the call is the rounded activation
+// h:             float32 [T, E], rows may be strided, no overlap with x or act
+// gate_up_bias:  A [2F], gate | up, or absent
+// down_bias:     A [E] or absent
+// gegelu_limit:  above 0, infinity for none
+// quantized_act: quantized rows of act, a workspace where down is of an integer format, else absent
 void mlp(const TensorView& x,
          const PackedView& gate_up,
          const PackedView& down,

@@ -1,6 +1,23 @@
 #include "ops/packed.h"
 
 namespace phi3 {
+namespace {
+
+void check_integer_columns(const Matcher& matcher,
+                           const char* arg,
+                           std::int64_t k,
+                           std::source_location where) {
+  matcher.check(k >= 1 && k <= kMaxIntegerK,
+                where,
+                arg,
+                " has ",
+                k,
+                " columns, expected 1..",
+                kMaxIntegerK,
+                " where numbers are integers");
+}
+
+}  // namespace
 
 PackedWeight match_packed(Matcher& matcher,
                           const char* arg,
@@ -10,18 +27,19 @@ PackedWeight match_packed(Matcher& matcher,
                           const Dim& k,
                           std::source_location where) {
   matcher.check(k.value() > 0, where, arg, " has no columns");
-  Dim panels("panels", (rows.value() + kPanelRows - 1) / kPanelRows);
+  const WeightFormat plain =
+      dtype == DType::kBFloat16 ? WeightFormat::kBFloat16 : WeightFormat::kFloat32;
+  matcher.check(!is_float(packed.format) || packed.view.dtype != dtype || packed.format == plain,
+                where,
+                arg,
+                " is ",
+                dtype_name(dtype),
+                " and said to be ",
+                format_name(packed.format));
+  Dim panels("panels", round_up(rows.value(), kPanelRows) / kPanelRows);
   Dim lanes("panel rows", kPanelRows);
   if (!is_float(packed.format)) {
-    matcher.check(k.value() <= kMaxIntegerK,
-                  where,
-                  arg,
-                  " has ",
-                  k.value(),
-                  " columns, expected at most ",
-                  kMaxIntegerK,
-                  " for format ",
-                  format_name(packed.format));
+    check_integer_columns(matcher, arg, k.value(), where);
     matcher.check(packed.in_features == k.value(),
                   where,
                   arg,
@@ -62,7 +80,10 @@ Rows match_activations(Matcher& matcher,
     matcher.match_rows(arg, view, dtype, {&tokens, &columns}, where);
     return {view.data, view.stride(0) * dtype_size(dtype)};
   }
-  if (!columns.is_bound()) columns.bind(weight.in_features);
+  if (!columns.is_bound()) {
+    check_integer_columns(matcher, "weight", weight.in_features, where);
+    columns.bind(weight.in_features);
+  }
   match_quantized(matcher, arg, view, tokens, columns, where);
   return {view.data, quantized_row_bytes(columns.value())};
 }
@@ -84,6 +105,7 @@ void match_quantized(Matcher& matcher,
                      Dim& tokens,
                      const Dim& columns,
                      std::source_location where) {
+  check_integer_columns(matcher, arg, columns.value(), where);
   Dim bytes("quantized row", quantized_row_bytes(columns.value()));
   matcher.match(arg, view, DType::kInt8, {&tokens, &bytes}, where);
   matcher.check(reinterpret_cast<std::uintptr_t>(view.data) % alignof(QuantizedRowHeader) == 0,

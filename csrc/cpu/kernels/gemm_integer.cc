@@ -8,7 +8,6 @@ namespace phi3::cpu::PHI3_ISA {
 namespace {
 
 constexpr int kQuadBytes = 4 * kLanes;  // four of k, 16 rows
-constexpr int kPrefetchBytes = 256;     // how far ahead a panel is fetched
 
 template <int kRows, int kPanels>
 struct IntegerAccumulators {
@@ -99,35 +98,43 @@ struct Group {
 constexpr int kGroupK = 32;                         // as many k have one S and z, or more
 constexpr int kNumberBytes = kGroupK * kLanes / 2;  // of so many k
 
-// Walks through the blocks of an int4 format, 32 of k at a time.
+// Walks through the blocks of an int4 format, 32 of k at a time. Their sizes are powers of two.
 class Blocks {
  public:
   explicit Blocks(WeightFormat format)
-      : size_(block_k(format)),
-        block_bytes_(number_bytes(format, size_)),
-        is_paired_(format == WeightFormat::kInt4Group32),
-        groups_per_line_(group_size(format) / kGroupK) {}
+      : block_bytes_(number_bytes(format, block_k(format))),
+        steps_mask_(block_k(format) / kGroupK - 1),
+        steps_shift_(__builtin_ctzll(static_cast<unsigned long long>(block_k(format) / kGroupK))),
+        group_shift_(
+            __builtin_ctzll(static_cast<unsigned long long>(group_size(format) / kGroupK))),
+        is_paired_(format == WeightFormat::kInt4Group32) {}
 
-  Group group(const std::uint8_t* blocks, std::int64_t k) const {
-    const std::uint8_t* line = blocks + k / size_ * block_bytes_;
-    const std::int64_t idx = k % size_ / kGroupK;
+  // step: k / 32.
+  Group group(const std::uint8_t* blocks, std::int64_t step) const {
+    const std::uint8_t* stored = block(blocks, step);
+    const std::int64_t idx = (step & steps_mask_) >> group_shift_;
     if (is_paired_) {
-      const Bytes both = spread(line + idx / 2 * kLanes);
+      const Bytes both = spread(stored + idx / 2 * kLanes);
       return {idx % 2 == 0 ? low_nibbles(both) : high_nibbles(both), same_bytes(8)};
     }
-    const Bytes both = spread(line + idx / groups_per_line_ * kLanes);
+    const Bytes both = spread(stored + idx * kLanes);
     return {low_nibbles(both), high_nibbles(both)};
   }
 
-  const std::uint8_t* numbers(const std::uint8_t* blocks, std::int64_t k) const {
-    return blocks + k / size_ * block_bytes_ + kGroupBytes + k % size_ / kGroupK * kNumberBytes;
+  const std::uint8_t* numbers(const std::uint8_t* blocks, std::int64_t step) const {
+    return block(blocks, step) + kGroupBytes + (step & steps_mask_) * kNumberBytes;
   }
 
  private:
-  std::int64_t size_;  // k of a block
+  const std::uint8_t* block(const std::uint8_t* blocks, std::int64_t step) const {
+    return blocks + (step >> steps_shift_) * block_bytes_;
+  }
+
   std::int64_t block_bytes_;
+  std::int64_t steps_mask_;  // steps of 32 in a block, less one
+  int steps_shift_;
+  int group_shift_;  // of the steps that share an S and z
   bool is_paired_;
-  std::int64_t groups_per_line_;
 };
 
 struct Int4Panels : IntegerTiles {
@@ -144,8 +151,8 @@ struct Int4Panels : IntegerTiles {
       Group groups[kPanels];
       const std::uint8_t* numbers[kPanels];
       for (int p = 0; p < kPanels; ++p) {
-        groups[p] = blocks.group(w.at[p], k);
-        numbers[p] = blocks.numbers(w.at[p], k);
+        groups[p] = blocks.group(w.at[p], k / kGroupK);
+        numbers[p] = blocks.numbers(w.at[p], k / kGroupK);
       }
       for (int pair = 0; pair < kGroupK; pair += 8) {
         Bytes both[kPanels];
@@ -175,8 +182,8 @@ void expand_u4(WeightFormat format, const void* from, std::int64_t k, std::uint8
   const Blocks blocks(format);
   const auto* first = static_cast<const std::uint8_t*>(from);
   for (std::int64_t begin = 0; begin < k; begin += kGroupK) {
-    const Group group = blocks.group(first, begin);
-    const std::uint8_t* numbers = blocks.numbers(first, begin);
+    const Group group = blocks.group(first, begin / kGroupK);
+    const std::uint8_t* numbers = blocks.numbers(first, begin / kGroupK);
     for (int pair = 0; pair < kGroupK; pair += 8) {
       const Bytes both = load_bytes(numbers + pair / 8 * kQuadBytes);
       std::uint8_t* to = out + (begin + pair) * kLanes;
@@ -192,7 +199,9 @@ void dequantize(const IntegerSums& tile) {
   for (std::int64_t r = 0; r < tile.num_rows; ++r) {
     QuantizedRowHeader x;
     __builtin_memcpy(&x, tile.x + r * tile.x_stride, sizeof x);
-    const Integers offset = same_integers(kDotOffset * x.sum);
+    // Unsigned, as whoever fills a row may write any sum.
+    const auto offset_sum = kDotOffset * static_cast<std::uint32_t>(x.sum);
+    const Integers offset = same_integers(static_cast<std::int32_t>(offset_sum));
     const F x_scale = set1(x.scale);
     for (int p = 0; p < tile.num_panels; ++p) {
       const Integers sums = load_integers(tile.sums + r * tile.sums_stride + p * kLanes);

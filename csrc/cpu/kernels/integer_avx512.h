@@ -13,7 +13,7 @@ using Integers = __m512i;
 using Bytes = __m512i;
 
 constexpr int kIntegerAccumulators = 24;  // Integers that fit in registers beside the operands
-constexpr int kIntegerRows = 16;          // most rows of a register tile
+constexpr int kIntegerRows = 8;           // most rows of a register tile
 
 inline Integers zero_integers() { return _mm512_setzero_si512(); }
 inline Integers load_integers(const std::int32_t* p) { return _mm512_loadu_si512(p); }

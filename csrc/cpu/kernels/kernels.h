@@ -35,7 +35,7 @@ struct GemmTile {
   std::int64_t out_stride;
 };
 
-inline constexpr int kIntegerTileRows = 16;  // most rows of an integer tile, for any ISA
+inline constexpr int kIntegerTileRows = 8;  // most rows of an integer tile, for any ISA
 
 // out[r][16 p + lane] (+)= Σ_k x[r][k] · v[p][k][lane], but for the ISA's offset: see dequantize.
 struct IntegerTile {
@@ -43,10 +43,11 @@ struct IntegerTile {
   // Numbers of a packed panel each; for gemm_u4 from the first byte of a block on.
   const void* panels[kTilePanels];
   WeightFormat format;  // for gemm_u4
-  // Memory that is read soon, fetched alongside: so many bytes of each for every 4 of k.
+  // Memory that is read soon, fetched alongside: so many bytes of each for every 4 of k. May be any
+  // address.
   const std::byte* prefetch[kTilePanels];
   std::int64_t prefetch_bytes;
-  int num_rows;     // 1..16
+  int num_rows;     // 1..8
   int num_panels;   // 1..4
   bool accumulate;  // add to out
   std::int64_t k;   // a multiple of 4, for gemm_u4 of 128
@@ -92,7 +93,8 @@ struct Kernels {
                           // fastest
   void (*gemm_u8)(const IntegerTile&);  // panels of int8 weights
   void (*gemm_u4)(const IntegerTile&);  // of int4 weights
-  // Blocks of an int4 panel as the numbers of an int8 one.
+  // The blocks of `k` (a multiple of 32), from the first byte of one on, as the numbers of an int8
+  // panel.
   void (*expand_u4)(WeightFormat format, const void* blocks, std::int64_t k, std::uint8_t* out);
   void (*dequantize)(const IntegerSums&);
 

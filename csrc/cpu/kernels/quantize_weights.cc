@@ -58,7 +58,8 @@ RowSums quantize_int8(const float* weights, std::int64_t k, std::uint8_t* panel)
   RowSums sums;
   for (std::int64_t i = 0; i < k; ++i) {
     const F v = load(weights + i * kLanes);
-    const F number = mul(rows.is_kept, clamp(round_even(div(v, rows.scale)), -127.0F, 127.0F));
+    const F rounded = clamp(round_even(div(v, rows.scale)), -127.0F, 127.0F);
+    const F number = where_less(zero(), rows.is_kept, rounded, zero());
     const F error = sub(v, mul(number, rows.scale));
     sums.errors = fma(error, error, sums.errors);
     sums.magnitudes = add(sums.magnitudes, magnitude(v));

@@ -8,16 +8,13 @@
 
 namespace phi3::cpu::PHI3_ISA {
 
-// More rows share what is loaded of the weights, fewer of them leave room for more panels.
-constexpr int kPromptRows = 8;
-
 constinit const Kernels kKernels = {
     .name = PHI3_NAME(PHI3_ISA),
     .tile_rows = kRegisterRows,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_int8 = gemm_int8,
-    .integer_tile_rows = kIntegerRows < kPromptRows ? kIntegerRows : kPromptRows,
+    .integer_tile_rows = kIntegerRows,
     .gemm_u8 = gemm_u8,
     .gemm_u4 = gemm_u4,
     .expand_u4 = expand_u4,

@@ -74,7 +74,7 @@ inline F fma(F a, F b, F c) {
           fma4(a.q2, b.q2, c.q2),
           fma4(a.q3, b.q3, c.q3)};
 }
-// a · b + c where a · b is exact in float32.
+// a · b + c where a · b is exact in float32, as of bfloat16 in all but the last of its range.
 inline F add_exact_product(F a, F b, F c) { return add(mul(a, b), c); }
 
 // As the x86 instructions: the second operand when either is NaN.
