@@ -59,7 +59,11 @@ class GemmBlock {
   // Hardware follows the few streams of a tile by itself; this only carries it over page ends.
   // Further ahead was measured slower.
   static constexpr std::int64_t kFloatPrefetchBytes = 256;
-  static constexpr std::int64_t kIntegerPrefetchBytes = 256;
+  // How far ahead a tile fetches its own panels: farther with more rows, whose tiles ask for lines
+  // more slowly than the hardware looks ahead.
+  static constexpr std::int64_t kFewRows = 4;
+  static constexpr std::int64_t kFewRowsPrefetchBytes = 256;
+  static constexpr std::int64_t kManyRowsPrefetchBytes = 1024;
   // A group's panels and the rows' activations of one k block fit in a 1 MB second-level cache
   // together, but for float32. Blocks follow each other through exact stores, so they do not change
   // a bit.
@@ -121,11 +125,13 @@ class GemmBlock {
     // Of 4 of k and 16 rows; of int4 with its share of S and z.
     const std::int64_t quad_bytes = is_int4(weight_.format) ? 34 : 64;
     tile.prefetch_bytes = ceil_div(quad_bytes, num_tiles);
+    const std::int64_t ahead =
+        tile.num_rows <= kFewRows ? kFewRowsPrefetchBytes : kManyRowsPrefetchBytes;
     const bool is_last = k + block_k >= padded_k_;
     const std::int64_t share = tile.prefetch_bytes * tile.k / 4;
     for (std::int64_t p = 0; p < tile.num_panels; ++p) {
       const std::byte* from =
-          num_tiles == 1 ? static_cast<const std::byte*>(tile.panels[p]) + kIntegerPrefetchBytes
+          num_tiles == 1 ? static_cast<const std::byte*>(tile.panels[p]) + ahead
           : is_last      ? numbers(std::min(panel + tile.num_panels + p, weight_.num_panels - 1), 0)
                          : numbers(panel + p, k + block_k);
       tile.prefetch[p] = from + idx * share;
