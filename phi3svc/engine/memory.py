@@ -13,7 +13,7 @@ def available_bytes(root: Path = Path("/")) -> int:
     MemAvailable, cached files count as free: else reading a checkpoint would seem to use it up. Not
     so those that this process has mapped, the weights. root: where /proc and /sys are.
     """
-    mapped = _fields(root / "proc/self/status")["RssFile:"] * 1024
+    mapped = _fields(root / "proc/self/status").get("RssFile:", 0) * 1024
     available = _fields(root / "proc/meminfo")["MemAvailable:"] * 1024 - mapped
     for folder in _cgroups(root):
         try:
@@ -58,6 +58,6 @@ def _cgroups(root: Path) -> Iterator[Path]:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Lines of a name and a number; others are left out."""
     pairs = (line.split()[:2] for line in path.read_text().splitlines())
-    return {name: int(number) for name, number in (p for p in pairs if p[-1].isdecimal())}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
