@@ -8,7 +8,7 @@ from pathlib import Path
 from phi3svc.cli.progress import LoadProgress
 from phi3svc.cli.quantization_report import QuantizationReport
 from phi3svc.config.checkpoint import resolve_source
-from phi3svc.config.quantization import GROUP_SIZES, Quantization
+from phi3svc.config.quantization import GROUP_SIZES, INTEGER_DTYPES, Quantization
 from phi3svc.config.tensors import list_tensors
 from phi3svc.engine.async_engine import LoadStatus
 from phi3svc.errors import ConfigError
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="local folder, hub id, or an embedded model's name")
     parser.add_argument("out", type=Path, help="the folder to write, new or empty")
     parser.add_argument(
-        "--dtype", choices=("int8", "int4"), default="int4", help="of linear weights; default: int4"
+        "--dtype", choices=INTEGER_DTYPES, default="int4", help="of linear weights; default: int4"
     )
     parser.add_argument(
         "--group-size",

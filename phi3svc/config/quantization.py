@@ -19,6 +19,11 @@ from phi3svc.errors import ConfigError
 
 QUANT_METHOD = "phi3svc"
 GROUP_SIZES = (32, 128)
+INTEGER_DTYPES = ("int8", "int4")
+"""As `--dtype` has them."""
+
+MAX_IN_FEATURES = 1 << 16
+"""Of a weight in an integer format: longer rows make sums that 32 bits do not hold."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,20 @@ class Quantization:
             return "int8"
         return f"int4-g{self.group_size}" + ("" if self.is_symmetric else "-min")
 
-    def packed_bytes(self, num_rows: int, in_features: int) -> int:
-        """What a weight takes in this format: 16 rows at a time, as csrc/core/weight_format.h."""
+    @property
+    def head(self) -> Quantization:
+        """The scheme of the language-model head."""
+        return self if self.head_bits == 4 else Quantization(8)
+
+    def packed_bytes(self, num_rows: int, in_features: int, is_gate_up: bool = False) -> int:
+        """What a weight takes in this format: 16 rows at a time, as csrc/core/weight_format.h.
+
+        Or in bfloat16, if its rows are too long. is_gate_up: of two halves, each padded by itself.
+        """
+        if is_gate_up:
+            return 2 * self.packed_bytes(num_rows // 2, in_features)
+        if in_features > MAX_IN_FEATURES:
+            return 2 * _rounded_up(num_rows, 16) * _rounded_up(in_features, 2)
         if self.bits == 8:
             num_bytes = 16 * _rounded_up(in_features, 32)
         else:
@@ -110,6 +127,10 @@ _BY_NAME = {"int8": Quantization(8), "int4": Quantization(4)} | {
     for head_bits in (8, 4)
     for scheme in (Quantization(4, group_size, is_symmetric, head_bits),)
 }
+
+
+SCHEME_NAMES = tuple(_BY_NAME)
+"""What `Quantization.of` knows."""
 
 
 def dtype_of_scheme(name: str) -> str:

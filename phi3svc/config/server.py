@@ -26,9 +26,11 @@ import msgspec
 
 from phi3svc.config.checkpoint import EMBEDDED_MODELS
 from phi3svc.config.engine import EngineConfig
+from phi3svc.config.model import BYTES_PER_ELEMENT
+from phi3svc.config.quantization import INTEGER_DTYPES
 from phi3svc.errors import ConfigError
 
-DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
+DTYPES = ("auto", *BYTES_PER_ELEMENT, *INTEGER_DTYPES)
 DEVICES = ("cpu",)
 DEFAULT_LISTEN = ("127.0.0.1:50051",)
 

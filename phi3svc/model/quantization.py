@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from phi3svc.config.quantization import Quantization
+from phi3svc.config.quantization import MAX_IN_FEATURES, Quantization
 from phi3svc.model.heads import EMBEDDING, LM_HEAD, SCORE
 
 POLICY_VERSION = 1
 """To be raised with every change of what is decided here: packed weights on a disk go by it."""
-
-MAX_IN_FEATURES = 1 << 16
-"""Of a weight in an integer format: what `ops.pack_linear` takes."""
 
 MAX_ROW_ERROR = {
     "int4-g32-min": 0.20,
@@ -49,9 +46,7 @@ def first_format(name: str, in_features: int, format: str) -> str:
     if name == SCORE or in_features > MAX_IN_FEATURES:
         return "bfloat16"
     # The embedding is packed only where it is the head as well.
-    if name in (LM_HEAD, EMBEDDING) and quantization.head_bits == 8:
-        return "int8"
-    return quantization.format
+    return (quantization.head if name in (LM_HEAD, EMBEDDING) else quantization).format
 
 
 def choose_format(format: str, row_errors: Tensor) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from phi3svc import ops
 from phi3svc.config.json_file import Fields
-from phi3svc.config.quantization import Quantization, check_dtype, read_quantization
+from phi3svc.config.quantization import (
+    MAX_IN_FEATURES,
+    Quantization,
+    check_dtype,
+    read_quantization,
+)
 from phi3svc.errors import ConfigError
 
 INT8 = Quantization(8)
@@ -36,8 +42,23 @@ def test_a_scheme_has_one_name_and_one_record(name: str, scheme: Quantization) -
 @pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 33), (300, 129), (64, 3072)])
 @pytest.mark.parametrize("name", SCHEMES)
 def test_packed_bytes_are_those_of_the_kernels(name: str, shape: tuple[int, int]) -> None:
-    (num_panels, panel_bytes), _ = ops.packed_shape(*shape, SCHEMES[name].format)
-    assert SCHEMES[name].packed_bytes(*shape) == num_panels * panel_bytes
+    scheme = SCHEMES[name]
+    (num_panels, panel_bytes), _ = ops.packed_shape(*shape, scheme.format)
+    assert scheme.packed_bytes(*shape) == num_panels * panel_bytes
+    gate_up = (2 * shape[0], shape[1])
+    (num_panels, panel_bytes), _ = ops.packed_shape(*gate_up, scheme.format, is_gate_up=True)
+    assert scheme.packed_bytes(*gate_up, is_gate_up=True) == num_panels * panel_bytes
+
+
+def test_rows_that_are_too_long_take_what_bfloat16_does() -> None:
+    shape = (17, MAX_IN_FEATURES + 1)
+    packed_shape, dtype = ops.packed_shape(*shape, "bfloat16")
+    assert INT8.packed_bytes(*shape) == math.prod(packed_shape) * dtype.itemsize
+
+
+def test_the_head_has_8_bits_unless_told_otherwise() -> None:
+    assert SCHEMES["int4-g128"].head == INT8
+    assert SCHEMES["int4-g32-min-head4"].head.format == "int4-g32-min"
 
 
 def test_int4_alone_is_the_best_of_them() -> None:

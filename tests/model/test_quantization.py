@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 
 from phi3svc import ops
+from phi3svc.config.quantization import MAX_IN_FEATURES
 from phi3svc.model.packing import PackedWeight, PackingSource
-from phi3svc.model.quantization import (
-    MAX_IN_FEATURES,
-    MAX_ROW_ERROR,
-    choose_format,
-    first_format,
-)
+from phi3svc.model.quantization import MAX_ROW_ERROR, choose_format, first_format
 
 FORMATS = tuple(MAX_ROW_ERROR)
 INT4 = tuple(name for name in FORMATS if name.startswith("int4"))
