@@ -12,16 +12,17 @@ from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.files import open_file
 from phi3svc.config.model import BYTES_PER_ELEMENT, Phi3Config
-from phi3svc.config.quantization import Quantization, check_dtype
+from phi3svc.config.quantization import SCHEME_NAMES, Quantization, check_dtype
 from phi3svc.config.tensors import SINGLE_FILE, weight_files
 from phi3svc.errors import ConfigError
 from phi3svc.model import phi3_weights, phi3small_weights
 from phi3svc.model.network import Network
 from phi3svc.model.packed_cache import PackedCache
 from phi3svc.model.packed_format import VERSION
+from phi3svc.model.packed_size import MeasuringSource
 from phi3svc.model.packed_source import PackedSource
 from phi3svc.model.packed_writer import PackedFileWriter
-from phi3svc.model.packing import PackedWeight, PackingSource, packed_bytes
+from phi3svc.model.packing import PackedWeight, PackingSource
 from phi3svc.model.phi3 import Phi3Network
 from phi3svc.model.phi3small import Phi3SmallNetwork
 from phi3svc.model.quantization import POLICY_VERSION
@@ -31,7 +32,7 @@ from phi3svc.model.weights import Progress, WeightReader
 logger = logging.getLogger(__name__)
 
 MIN_CACHED_BYTES = 64 << 20
-"""Of packed weights; fewer are packed before anyone notices."""
+"""Of a packed file; a smaller one is packed before anyone notices."""
 
 
 def load_network(
@@ -44,10 +45,10 @@ def load_network(
 
     dtype: "float32", "bfloat16", "int8", "int4" or one of its formats ("int4-g128"); "auto" for the
     checkpoint's. One tensor at a time is read, converted and packed, the head's before those of
-    layers, so the peak is the packed weights and twice a layer's largest tensor. cache: where
-    packed weights are kept; they are mapped and used as they lie there, as are those of a quantized
-    checkpoint. Raises ConfigError in one line; a cache that does not work is a warning, and the
-    weights are packed in memory.
+    layers, so the peak is the packed weights and a layer's largest tensor, once as it was read and
+    once as converted or reordered. cache: where packed weights are kept; they are mapped and used
+    as they lie there, as are those of a quantized checkpoint. Raises ConfigError in one line; a
+    cache that does not work is a warning, and the weights are packed in memory.
     """
     config = Phi3Config.from_dir(path)
     format = weight_format(config, dtype, str(path))
@@ -56,7 +57,7 @@ def load_network(
         with open_file(file) as stream:
             return _map_network(config, format, stream, file, progress)
     reader = _open_reader(path, config, progress)
-    if cache is not None and packed_bytes(reader.shapes, format) >= MIN_CACHED_BYTES:
+    if cache is not None and packed_file_bytes(config, reader, format) >= MIN_CACHED_BYTES:
         try:
             return _load_cached(path, config, format, cache, reader, progress)
         except ConnectionError:  # whoever is told of the progress is gone
@@ -79,9 +80,8 @@ def weight_format(config: Phi3Config, dtype: str, where: str) -> str:
     if quantization is not None:
         return quantization.name
     if dtype not in BYTES_PER_ELEMENT:
-        raise ConfigError(
-            f"dtype={dtype!r}: must be one of auto, {', '.join(BYTES_PER_ELEMENT)}, int8, int4"
-        )
+        names = ("auto", *BYTES_PER_ELEMENT, *SCHEME_NAMES)
+        raise ConfigError(f"dtype={dtype!r}: must be one of {', '.join(names)}")
     return dtype
 
 
@@ -105,13 +105,18 @@ def pack_checkpoint(
 
 def build_network(config: Phi3Config, source: WeightSource) -> Network:
     """The network that `config` describes, of the weights in `source`."""
-    network: Network
     if config.small is not None:
-        network = Phi3SmallNetwork(config, *phi3small_weights.load_phi3small(config, source))
-    else:
-        network = Phi3Network(config, *phi3_weights.load_phi3(config, source))
-    network.format = source.format
-    return network
+        small_weights, heads = phi3small_weights.load_phi3small(config, source)
+        return Phi3SmallNetwork(config, small_weights, heads, source.format)
+    weights, heads = phi3_weights.load_phi3(config, source)
+    return Phi3Network(config, weights, heads, source.format)
+
+
+def packed_file_bytes(config: Phi3Config, reader: WeightReader, format: str) -> int:
+    """Of the file that a checkpoint makes, unless some of its weights have to keep more bits."""
+    source = MeasuringSource(reader.shapes, format)
+    build_network(config, source)
+    return source.file_bytes
 
 
 def expected_shapes(config: Phi3Config) -> dict[str, tuple[int, ...]]:
@@ -142,27 +147,27 @@ def _load_cached(
 ) -> Network:
     """Map what the cache has, or else put it there first. OSError where the cache does not work."""
     key = _cache_key(path, format)
-    num_bytes = packed_bytes(reader.shapes, format)
+    num_bytes = packed_file_bytes(config, reader, format)
+    has_written = False
 
-    def write(descriptor: int) -> None:
-        _write(config, format, descriptor, reader)
+    def write(descriptor: int, max_bytes: int) -> None:
+        nonlocal has_written
+        _write(config, format, descriptor, reader, max_bytes=max_bytes)
+        has_written = True
 
     def on_wait() -> None:
         if progress is not None:
             progress(0, num_bytes)
 
-    entry = cache.find(key)
-    is_told = entry is not None  # else of what is read and packed
-    if entry is None:
-        entry = cache.make(key, num_bytes, write, on_wait)
+    entry = cache.find(key) or cache.make(key, num_bytes, write, on_wait)
+    # Who has packed it was told already, of what was read.
+    untold = None if has_written else progress
     try:
         with entry.stream:
-            return _map_network(
-                config, format, entry.stream, entry.file, progress if is_told else None
-            )
+            return _map_network(config, format, entry.stream, entry.file, untold)
     except ConfigError as error:
         cache.remove(key)
-        if not is_told:  # made just now
+        if has_written:
             raise OSError(str(error)) from None
         logger.warning("%s; it is made again", error)
     return _load_cached(path, config, format, cache, reader, progress)
@@ -174,9 +179,10 @@ def _write(
     descriptor: int,
     reader: WeightReader,
     on_packed: Callable[[PackedWeight], None] | None = None,
+    max_bytes: int | None = None,
 ) -> None:
-    num_bytes = packed_bytes(reader.shapes, format)
-    writer = PackedFileWriter(descriptor, format, reader.shapes, num_bytes)
+    num_bytes = packed_file_bytes(config, reader, format)
+    writer = PackedFileWriter(descriptor, format, reader.shapes, num_bytes, max_bytes)
     build_network(config, PackingSource(reader, format, writer, on_packed))
     writer.finish()
 

@@ -57,18 +57,18 @@ class Network(ABC):
     format: of the linear weights, unless one had to keep more bits; dtype: A, of all others.
     """
 
-    format: str
-
     def __init__(
         self,
         config: Phi3Config,
         weights: OuterWeights,
         heads: frozenset[Head],
+        format: str,
         logit_scale: float = 1.0,
     ) -> None:
         """logit_scale: what logits are multiplied by."""
         self.config = config
         self.heads = heads
+        self.format = format
         self.dtype = weights.norm.dtype
         self.device = weights.norm.device
         self.rope = RopeTables(config.rope)

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from phi3svc.config.quantization import MAX_IN_FEATURES, Quantization
 from phi3svc.config.tensors import TensorInfo, header_of
 from phi3svc.errors import ConfigError
 from phi3svc.model.packed_format import ALIGNMENT, DTYPE_NAMES, LinearEntry, read_metadata
@@ -101,8 +102,15 @@ class PackedSource:
                     f"config.json makes it {list(shape)}"
                 )
             in_file = linear.packed_shape()
-            if in_file[1] not in (self.dtype, torch.uint8):
-                raise ConfigError(f"{where} is in {linear.format}; the model is {self.dtype}")
+            is_integer = in_file[1] == torch.uint8
+            if is_integer and linear.in_features > MAX_IN_FEATURES:
+                raise ConfigError(
+                    f"{where} is in {linear.format}, with {linear.in_features} columns; expected "
+                    f"at most {MAX_IN_FEATURES}"
+                )
+            is_quantized = Quantization.of(self.format) is not None
+            if not (is_quantized if is_integer else in_file[1] == self.dtype):
+                raise ConfigError(f"{where} is in {linear.format}; the model is in {self.format}")
         expected = (in_file[0], DTYPE_NAMES[in_file[1]])
         if (tensor.shape, tensor.dtype) != expected:
             raise ConfigError(

@@ -18,35 +18,53 @@ from phi3svc.ops import PackedLinear
 _ENTRY_BYTES = 512
 
 
+def aligned(num_bytes: int) -> int:
+    """What so many bytes take, with the padding behind them."""
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def header_bytes(names: Iterable[str]) -> int:
+    """Bytes before the first of the tensors that may have these names."""
+    return aligned(1024 + sum(2 * len(json.dumps(name)) + _ENTRY_BYTES for name in names))
+
+
 class PackedFileWriter:
     """Fills an empty file, one tensor after the other, through memory.
 
     Room on the disk is taken before it is written to, so that a full disk is an OSError and no
-    signal. The file is good once `finish` has returned.
+    signal; but for file systems that write elsewhere than what was taken, as btrfs and ZFS may. The
+    file is good once `finish` has returned.
     """
 
-    def __init__(self, descriptor: int, format: str, names: Iterable[str], num_bytes: int) -> None:
-        """names: of all tensors that may come. num_bytes: about how much room they will take."""
+    def __init__(
+        self,
+        descriptor: int,
+        format: str,
+        names: Iterable[str],
+        num_bytes: int,
+        max_bytes: int | None = None,
+    ) -> None:
+        """names: of all tensors that may come. num_bytes: about how large the file will be.
+
+        max_bytes: how large it may be, or else OSError.
+        """
         self._descriptor = descriptor
         self._format = format
-        most = 1024 + sum(2 * len(json.dumps(name)) + _ENTRY_BYTES for name in names)
-        self._data_start = -(-most // ALIGNMENT) * ALIGNMENT
+        self._max_bytes = max_bytes
+        self._data_start = header_bytes(names)
         self._end = self._data_start
         self._entries: dict[str, dict[str, object]] = {}
         self._linears: dict[str, LinearEntry] = {}
-        os.posix_fallocate(descriptor, 0, self._data_start + num_bytes)
+        self._take(0, max(num_bytes, self._data_start))
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory for the next tensor, to be filled and then added; or else for another."""
-        num_bytes = math.prod(shape) * dtype.itemsize
-        os.posix_fallocate(self._descriptor, self._end, num_bytes + ALIGNMENT)
+        self._take(self._end, aligned(math.prod(shape) * dtype.itemsize))
         return writable_tensor(self._descriptor, self._end, shape, dtype)
 
-    def add_plain(self, name: str, tensor: Tensor) -> Tensor:
-        """Write a tensor; returns it as it lies in the file."""
-        written = self.room(tuple(tensor.shape), tensor.dtype).copy_(tensor)
-        self._add(name, written)
-        return written
+    def add_plain(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor."""
+        self._add(name, self.room(tuple(tensor.shape), tensor.dtype).copy_(tensor))
 
     def add_linear(self, name: str, packed: PackedLinear, is_gate_up: bool) -> None:
         """Add a weight that was packed into the latest `room`."""
@@ -65,9 +83,16 @@ class PackedFileWriter:
         os.pwrite(self._descriptor, len(text).to_bytes(8, "little") + text, 0)
         os.ftruncate(self._descriptor, self._end)
 
+    def _take(self, offset: int, num_bytes: int) -> None:
+        """Have so many bytes from `offset` on taken on the disk."""
+        if self._max_bytes is not None and offset + num_bytes > self._max_bytes:
+            raise OSError(f"more than the {self._max_bytes} bytes that there is room for")
+        if num_bytes:
+            os.posix_fallocate(self._descriptor, offset, num_bytes)
+
     def _add(self, name: str, tensor: Tensor) -> None:
         self._describe(name, DTYPE_NAMES[tensor.dtype], list(tensor.shape), tensor.nbytes)
-        padding = -self._end % ALIGNMENT
+        padding = aligned(self._end) - self._end
         if padding:
             self._describe(f"padding.{len(self._entries)}", "U8", [padding], padding)
 

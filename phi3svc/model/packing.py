@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from phi3svc import ops
-from phi3svc.config.quantization import Quantization
-from phi3svc.model.heads import EMBEDDING, LM_HEAD
 from phi3svc.model.packed_writer import PackedFileWriter
 from phi3svc.model.pages import empty_tensor
 from phi3svc.model.quantization import choose_format, first_format
@@ -45,9 +43,10 @@ class PackingSource:
         writer: PackedFileWriter | None = None,
         on_packed: Callable[[PackedWeight], None] | None = None,
     ) -> None:
-        """format: of the linear weights. writer: packs into a file, and what this gives lies there.
+        """format: of the linear weights. on_packed: told of each of them.
 
-        on_packed: told of every linear weight.
+        writer: packs into a file. What this gives has no data then (torch's "meta" device): weights
+        that lie in the file, mapped one by one, would take a descriptor each.
         """
         self._tensors = tensors
         self.format = format
@@ -60,7 +59,10 @@ class PackingSource:
 
     def plain(self, name: str, rows: Rows | None = None) -> Tensor:
         tensor = self._read(name, rows)
-        return tensor if self._writer is None else self._writer.add_plain(name, tensor)
+        if self._writer is None:
+            return tensor
+        self._writer.add_plain(name, tensor)
+        return tensor.to("meta")
 
     def linear(self, name: str, rows: Rows | None = None) -> PackedLinear:
         return self._pack(name, rows, is_gate_up=False)
@@ -89,7 +91,7 @@ class PackingSource:
             self._writer.add_linear(name, packed, is_gate_up)
         if self._on_packed is not None:
             self._on_packed(PackedWeight(name, packed, tried))
-        return packed
+        return packed if self._writer is None else replace(packed, data=packed.data.to("meta"))
 
     def _pack_in(
         self, weight: Tensor, format: str, is_gate_up: bool
@@ -98,18 +100,6 @@ class PackingSource:
         shape, dtype = ops.packed_shape(out_features, in_features, format, is_gate_up)
         room = empty_tensor if self._writer is None else self._writer.room
         out = room(shape, dtype)
-        row_errors = torch.empty(len(weight)) if Quantization.of(format) else None
+        row_errors = torch.empty(len(weight)) if dtype == torch.uint8 else None
         pack = ops.pack_gate_up if is_gate_up else ops.pack_linear
         return pack(weight, format, out, row_errors), row_errors
-
-
-def packed_bytes(shapes: Mapping[str, tuple[int, ...]], format: str) -> int:
-    """Bytes that tensors of these shapes take when packed, unless some have to keep more bits."""
-    total = 0
-    for name, shape in shapes.items():
-        if len(shape) == 2 and (name != EMBEDDING or LM_HEAD not in shapes):
-            shape, dtype = ops.packed_shape(*shape, first_format(name, shape[1], format))
-        else:
-            dtype = dtype_of(format)
-        total += math.prod(shape) * dtype.itemsize
-    return total

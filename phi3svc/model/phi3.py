@@ -30,8 +30,10 @@ class Phi3Network(Network):
 
     weights: Phi3Weights
 
-    def __init__(self, config: Phi3Config, weights: Phi3Weights, heads: frozenset[Head]) -> None:
-        super().__init__(config, weights, heads)
+    def __init__(
+        self, config: Phi3Config, weights: Phi3Weights, heads: frozenset[Head], format: str
+    ) -> None:
+        super().__init__(config, weights, heads, format)
         self._scale = config.head_dim**-0.5
         self._window = config.sliding_window or 0
 

@@ -32,10 +32,10 @@ class Phi3SmallNetwork(Network):
     weights: Phi3SmallWeights
 
     def __init__(
-        self, config: Phi3Config, weights: Phi3SmallWeights, heads: frozenset[Head]
+        self, config: Phi3Config, weights: Phi3SmallWeights, heads: frozenset[Head], format: str
     ) -> None:
         assert config.small is not None
-        super().__init__(config, weights, heads, logit_scale=1.0 / config.small.width_multiplier)
+        super().__init__(config, weights, heads, format, 1.0 / config.small.width_multiplier)
         self.small = config.small
         self._sparse = ops.BlockSparse(
             block_size=self.small.block_size,

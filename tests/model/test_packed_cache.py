@@ -11,28 +11,36 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
-import time
+import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phi3svc.model import loader, packed_cache
-from phi3svc.model.loader import load_network
+from phi3svc.config.model import Phi3Config
+from phi3svc.model import loader
+from phi3svc.model.loader import (
+    expected_shapes,
+    load_network,
+    packed_file_bytes,
+    required_names,
+)
 from phi3svc.model.network import Network
 from phi3svc.model.packed_cache import PackedCache
 from phi3svc.model.weights import WeightReader
+from tests.model.cache_entries import A, disk_of, entries, fill
+from tests.model.checkpoints import make_checkpoint
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import all_logits, prefill, random_ids
 from tests.model.headers import edit_header
 from tests.model.small_checkpoints import make_small_checkpoint
 
 IDS = random_ids(20)
+OTHER_BOOT = str(uuid.UUID(int=7))
 DTYPES = ("float32", "bfloat16", "int8", "int4", "int4-g32", "int4-g128", "int4-g128-min")
 MEMBERS: dict[str, dict[str, Any]] = {
     "untied": {"original": 32},
@@ -68,20 +76,22 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     return lambda: monkeypatch.setattr(WeightReader, "read", read)
 
 
+@pytest.fixture
+def num_bytes(path: Path) -> int:
+    """Of the checkpoint's entry."""
+    return file_bytes(path, "float32")
+
+
+def file_bytes(path: Path, format: str) -> int:
+    config = Phi3Config.from_dir(path)
+    reader = WeightReader(path, expected_shapes(config), required_names(config))
+    return packed_file_bytes(config, reader, format)
+
+
 def outputs(network: Network) -> Tensor:
     h = prefill(network, IDS)
     rows = torch.arange(len(IDS), dtype=torch.int32)
     return (network.logits if "generation" in network.heads else network.scores)(h, rows).clone()
-
-
-def entries(cache: PackedCache) -> list[Path]:
-    """Once all of them are on the disk for good."""
-    for _ in range(500):
-        files = sorted(cache.folder.iterdir())
-        if all(file.name.count(".") == 1 for file in files):
-            return files
-        time.sleep(0.01)
-    raise AssertionError(files)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,6 +182,26 @@ def test_progress_tells_of_what_is_mapped(path: Path, cache: PackedCache) -> Non
     assert told[-1][0] > 300_000
 
 
+def test_progress_tells_of_what_another_process_packed(
+    path: Path, cache: PackedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited maps it, and a bar that it stopped at 0 comes to its end."""
+    load_network(path, cache=cache)
+    find, make = PackedCache.find, PackedCache.make
+    monkeypatch.setattr(PackedCache, "find", lambda *_: None)
+
+    def wait(cache: PackedCache, key: str, num: int, write: object, on_wait: Any) -> object:
+        on_wait()
+        monkeypatch.setattr(PackedCache, "find", find)
+        return make(cache, key, num, lambda *_: pytest.fail("packed again"), on_wait)
+
+    monkeypatch.setattr(PackedCache, "make", wait)
+    told: list[tuple[int, int]] = []
+    load_network(path, progress=lambda *counts: told.append(counts), cache=cache)
+    assert told[0][0] == 0
+    assert told[-1][0] == told[-1][1] > 300_000
+
+
 # What is wrong with an entry.
 
 ATTACKS: dict[str, Callable[[Path], object]] = {
@@ -216,7 +246,7 @@ def test_a_bad_entry_is_made_again(
 def test_what_a_power_failure_may_have_emptied_is_not_used(path: Path, cache: PackedCache) -> None:
     load_network(path, cache=cache)
     (entry,) = entries(cache)
-    stale = entry.rename(entry.with_name(f"{entry.stem}.another-boot.packed"))
+    stale = entry.rename(entry.with_name(f"{entry.stem}.{OTHER_BOOT}.packed"))
     stale.write_bytes(bytes(stale.stat().st_size))
     load_network(path, cache=cache)
     assert entries(cache) == [entry]
@@ -294,27 +324,89 @@ def test_a_file_system_without_locks(
     assert [record.message.endswith("No locks available") for record in caplog.records] == [True]
 
 
-def test_a_model_larger_than_the_cache(path: Path, tmp_path: Path, caplog: Any) -> None:
+def test_a_model_larger_than_the_cache(
+    path: Path, num_bytes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = PackedCache(tmp_path / "cache", 100_000)
-    packs_in_memory(path, cache, "no room for 426240 bytes in a cache of 100000", caplog)
+    packs_in_memory(path, cache, f"no room for {num_bytes} bytes in a cache of 100000", caplog)
 
 
-@pytest.mark.parametrize("num_free", [852_479, 852_480])
+@pytest.mark.parametrize("num_lacking", [0, 1])
 def test_half_of_what_is_free_is_left(
     path: Path,
+    num_bytes: int,
     cache: PackedCache,
-    num_free: int,
+    num_lacking: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    found = shutil.disk_usage(path)._replace(free=num_free)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: found)
-    if num_free == 852_480:
+    num_free = 2 * num_bytes - num_lacking
+    disk_of(num_free, monkeypatch)
+    if num_lacking == 0:
         load_network(path, cache=cache)
         assert len(entries(cache)) == 1
     else:
-        reason = "426240 bytes are more than half of the 852479 that are free"
+        reason = f"{num_bytes} bytes are more than half of the {num_free} that are free"
         packs_in_memory(path, cache, reason, caplog)
+
+
+def test_weights_that_keep_more_bits_are_within_the_limits_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where they are more than was said before they were read."""
+    path = make_checkpoint(tmp_path / "checkpoint", intermediate_size=512)
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights = load_file(path / "model.safetensors")
+    weights[name][3, 5] = 150 * weights[name].std()
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    num_bytes = file_bytes(path, "int4-g32-min")
+    cache = PackedCache(tmp_path / "cache", num_bytes)
+    with caplog.at_level(logging.WARNING, "phi3svc"):
+        load_network(path, "int4", cache=cache)
+    assert [record.message for record in caplog.records] == [
+        f"packed weights are not cached in {cache.folder}: "
+        f"more than the {num_bytes} bytes that there is room for"
+    ]
+    assert not any(cache.folder.iterdir())
+    load_network(path, "int4", cache=PackedCache(cache.folder, 2 * num_bytes))
+    assert entries(cache)[0].stat().st_size > num_bytes
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link", "folder"])
+def test_an_entry_that_is_no_file(
+    path: Path, cache: PackedCache, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for who may write to a pipe."""
+    load_network(path, cache=cache)
+    (entry,) = entries(cache)
+    other = entry.rename(cache.folder / "other")
+    make: dict[str, Callable[[], object]] = {
+        "FIFO": lambda: os.mkfifo(entry),
+        "link": lambda: entry.symlink_to(other),
+        "folder": entry.mkdir,
+    }
+    make[kind]()
+    with caplog.at_level(logging.WARNING, "phi3svc"):
+        assert outputs(load_network(path, cache=cache)).equal(outputs(load_network(path)))
+    assert len(caplog.records) == 1
+
+
+def test_an_entry_of_another_user_is_not_used(
+    path: Path, cache: PackedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who might change it at any time."""
+    load_network(path, cache=cache)
+    (entry,) = entries(cache)
+    fstat = os.fstat
+
+    def of_somebody(descriptor: int) -> os.stat_result:
+        status = list(fstat(descriptor))
+        status[4] = os.geteuid() + 1
+        return os.stat_result(status)
+
+    monkeypatch.setattr(os, "fstat", of_somebody)
+    with pytest.raises(OSError, match="not a regular file of this user"):
+        cache.find(entry.stem)
 
 
 # Several processes.
@@ -353,109 +445,14 @@ def test_what_a_killed_process_left_is_written_anew(path: Path, cache: PackedCac
     assert [file.suffix for file in entries(cache)] == [".packed"]
 
 
-def test_who_waited_is_served_while_the_maker_still_uses_it(tmp_path: Path) -> None:
-    cache = PackedCache(tmp_path, 1000)
-    is_writing, is_awaited = threading.Event(), threading.Event()
-
-    def write(descriptor: int) -> None:
-        os.posix_fallocate(descriptor, 0, 10)
-        is_writing.set()
-        assert is_awaited.wait(10)
-
-    with ThreadPoolExecutor(1) as pool:
-        made = pool.submit(cache.make, "a", 10, write, lambda: None)
-        assert is_writing.wait(10)
-        waited = cache.make("a", 10, lambda _: pytest.fail("written twice"), is_awaited.set)
-        with made.result(10).stream as theirs, waited.stream as ours:
-            assert os.path.sameopenfile(theirs.fileno(), ours.fileno())
-
-
-def test_an_entry_that_is_removed_while_it_is_opened_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = PackedCache(tmp_path, 1000)
-    fill(cache, "a", 10).stream.close()
-    entries(cache)
-    flock = fcntl.flock
-
-    def remove_first(stream: BinaryIO, operation: int) -> None:
-        cache.remove("a")
-        flock(stream, operation)
-
-    monkeypatch.setattr(fcntl, "flock", remove_first)
-    assert cache.find("a") is None
-
-
-def test_what_a_killed_process_wrote_is_not_there_for_the_next(tmp_path: Path) -> None:
-    (tmp_path / "a.partial").write_bytes(bytes(100))
-
-    def write(descriptor: int) -> None:
-        assert os.fstat(descriptor).st_size == 0
-
-    PackedCache(tmp_path, 1000).make("a", 10, write, lambda: None).stream.close()
-
-
-def test_an_entry_is_for_this_boot_only_until_it_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = PackedCache(tmp_path, 1000)
-    is_on_disk, fdatasync = threading.Event(), os.fdatasync
-
-    def wait(descriptor: int) -> None:
-        assert is_on_disk.wait(10)
-        fdatasync(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", wait)
-    for _ in range(2):
-        fill(cache, "a", 10).stream.close()
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert [file.name for file in tmp_path.iterdir()] == [f"a.{boot_id}.packed"]
-    is_on_disk.set()
-    assert [file.name for file in entries(cache)] == ["a.packed"]
-
-
-# How much is kept.
-
-
-def fill(cache: PackedCache, key: str, num_bytes: int) -> packed_cache.Entry:
-    return cache.make(
-        key,
-        num_bytes,
-        lambda descriptor: os.posix_fallocate(descriptor, 0, num_bytes),
-        lambda: None,
-    )
-
-
-def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
-    cache = PackedCache(tmp_path, 1000)
-    for i, key in enumerate(("a", "b", "c")):
-        fill(cache, key, 300).stream.close()
-        os.utime(entries(cache)[i], (i, i))
-    found = cache.find("a")
-    assert found is not None
-    found.stream.close()
-    fill(cache, "d", 400).stream.close()
-    assert [file.stem for file in entries(cache)] == ["a", "c", "d"]
-
-
-def test_what_is_in_use_stays(tmp_path: Path) -> None:
-    cache = PackedCache(tmp_path, 1000)
-    with fill(cache, "a", 500).stream, fill(cache, "b", 500).stream:
-        entries(cache)
-        with pytest.raises(OSError, match="no room for 100 bytes in a cache of 1000"):
-            fill(cache, "c", 100)
-    fill(cache, "c", 100).stream.close()
-    assert len(entries(cache)) == 2
-
-
 def test_mapped_weights_keep_their_entry(path: Path, tmp_path: Path) -> None:
     cache = PackedCache(tmp_path, 1_000_000)
     network = load_network(path, cache=cache)
     entries(cache)
     with pytest.raises(OSError, match="no room"):
-        fill(cache, "other", 800_000)
+        fill(cache, A, 800_000)
     expected = all_logits(network, IDS)
     del network
-    fill(cache, "other", 800_000).stream.close()
-    assert [file.stem for file in entries(cache)] == ["other"]
+    fill(cache, A, 800_000).stream.close()
+    assert [file.stem for file in entries(cache)] == [A]
     assert all_logits(load_network(path), IDS).equal(expected)

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from phi3svc.config.model import Phi3Config
 from phi3svc.config.quantization import Quantization
 from phi3svc.config.tensors import read_header
 from phi3svc.errors import ConfigError
-from phi3svc.model.loader import load_network, pack_checkpoint
+from phi3svc.model import packed_source
+from phi3svc.model.loader import expected_shapes, load_network, pack_checkpoint
+from phi3svc.model.packed_source import PackedSource
 from phi3svc.model.pages import FileMapping
 from phi3svc.model.quantized_checkpoint import write_quantized
 from tests.model.conftest import MakeCheckpoint
@@ -78,7 +81,7 @@ ATTACKS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "a format of more bytes": ("is U8 [8, ", of_linear(QKV, format="int8")),
     "a float format": ("expected BF16", of_linear(QKV, format="bfloat16")),
     "a float format that the model has not": (
-        "is in float32; the model is torch.bfloat16",
+        "is in float32; the model is in int4-g32-min",
         of_linear(QKV, format="float32"),
     ),
     "more rows": ("stands for [144, 64]; config.json makes it", of_linear(QKV, out_features=144)),
@@ -133,6 +136,25 @@ def test_data_that_is_not_aligned(folder: Path, file: Path) -> None:
     file.write_bytes((header_len + 1).to_bytes(8, "little") + header + data[8 + header_len :])
     with pytest.raises(ConfigError, match=r"begins at byte \d+, no multiple of 64"):
         load_network(folder)
+
+
+def test_rows_that_no_integer_format_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the kernels find out is too late."""
+    monkeypatch.setattr(packed_source, "MAX_IN_FEATURES", 111)
+    with pytest.raises(ConfigError, match="is in int4-g32-min, with 112 columns; expected at most"):
+        load_network(folder)
+
+
+def test_integers_in_a_file_of_floats(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
+    """As an entry of the cache might be."""
+    file = tmp_path / "file"
+    config = Phi3Config.from_dir(checkpoint())
+    shapes = expected_shapes(config)
+    with file.open("w+b", buffering=0) as stream:
+        pack_checkpoint(checkpoint(), "int8", stream.fileno())
+    edit_header(file, of_metadata(format="bfloat16"))
+    with file.open("rb") as stream, pytest.raises(ConfigError, match="is in int8; the model is in"):
+        PackedSource(stream, file, "bfloat16", shapes, [])
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1, -4096])
@@ -199,6 +221,20 @@ def test_it_is_a_safetensors_file_of_aligned_tensors(
             assert json.loads(found.metadata()["phi3svc.linears"])
             norms = [name for name in found.keys() if name.endswith("layernorm.weight")]  # noqa: SIM118
             assert all(found.get_tensor(name).mean() > 0.5 for name in norms)
+
+
+def test_packing_holds_no_descriptor_per_tensor(tmp_path: Path, checkpoint: MakeCheckpoint) -> None:
+    """A process may have 1024, which 165 layers would use up."""
+    counts: list[int] = []
+    with (tmp_path / "file").open("w+b", buffering=0) as stream:
+        pack_checkpoint(
+            checkpoint(),
+            "int8",
+            stream.fileno(),
+            on_packed=lambda _: counts.append(len(os.listdir("/proc/self/fd"))),
+        )
+    assert len(counts) == 9
+    assert max(counts) == counts[0]
 
 
 def test_a_quantized_checkpoint_is_what_is_quantized_while_it_loads(
