@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from phi3svc.cli.footprint import DTYPES, PROCESS_BYTES, Footprint, footprints, weights_bytes
-from phi3svc.cli.sizes import size_text
 from phi3svc.config.checkpoint import fingerprint, resolve_source, tokenizer_file
 from phi3svc.config.model import KVDType, Phi3Config, Phi3SmallSettings
+from phi3svc.config.sizes import size_text
 from phi3svc.config.tensors import TensorInfo, list_tensors
 from phi3svc.engine.memory import available_bytes
 from phi3svc.text.stop_tokens import stop_token_ids
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts | {"longest_context": [_record(way) for way in ways]}))
         return 0
-    _show(facts, ways)
+    _show(facts, ways, is_quantized=config.quantization is not None)
     return 0
 
 
@@ -127,7 +127,7 @@ def _record(way: Footprint) -> dict[str, object]:
     }
 
 
-def _show(facts: Mapping[str, object], ways: Sequence[Footprint]) -> None:
+def _show(facts: Mapping[str, object], ways: Sequence[Footprint], is_quantized: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
@@ -139,6 +139,8 @@ def _show(facts: Mapping[str, object], ways: Sequence[Footprint]) -> None:
         f"That fits into the memory that is free now, with {size_text(PROCESS_BYTES)} left for the "
         "rest. --kv-memory is in MiB; without it, serve takes half of what is free."
     )
+    if not is_quantized:
+        console.print("In int8 and int4, weights that lose too much keep more bits, and take more.")
 
 
 def _table(ways: Iterable[Footprint]) -> Table:

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from phi3svc.config.sizes import size_text
 from phi3svc.engine.async_engine import LoadStatus
 
 
@@ -59,7 +60,6 @@ class LoadProgress:
         if status.model not in self._tasks:
             self._tasks[status.model] = self._bars.add_task(status.model, total=status.total)
             if not self._console.is_terminal:
-                size_mib = status.total / (1 << 20)
-                text = f"{self._verb} {status.model} ({size_mib:.1f} MiB)"
+                text = f"{self._verb} {status.model} ({size_text(status.total)})"
                 self._console.print(text, highlight=False)
         self._bars.update(self._tasks[status.model], completed=status.done, total=status.total)

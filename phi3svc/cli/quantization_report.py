@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from phi3svc.cli.sizes import size_text
+from phi3svc.config.sizes import size_text
 
 if TYPE_CHECKING:
     from phi3svc.model.quantized_checkpoint import QuantizedWeight

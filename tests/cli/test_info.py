@@ -70,17 +70,28 @@ def test_parameters_are_those_in_the_files(
     assert facts["kv_bytes_per_token_in_int8"] == 2 * 2 * 2 * (16 + 4)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
-def test_weights_take_what_is_said(tmp_path: Path, dtype: str, tied: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "mlp_width"),
+    [("float32", 112), ("bfloat16", 112), ("int8", 112), ("int4", 112), ("int8", 100), ("int4", 8)],
+)
+@pytest.mark.parametrize("kind", ["untied", "tied", "no head"])
+def test_weights_take_what_is_said(tmp_path: Path, dtype: str, mlp_width: int, kind: str) -> None:
     """Here no weight has to keep more bits."""
-    path = make_checkpoint(tmp_path, tie_word_embeddings=tied, vocab_size=304)
+    path = make_checkpoint(
+        tmp_path,
+        "Phi3Model" if kind == "no head" else "Phi3ForCausalLM",
+        tie_word_embeddings=kind == "tied",
+        vocab_size=304,
+        intermediate_size=mlp_width,
+    )
     config = Phi3Config.from_dir(path)
     expected = weights_bytes(config, config.num_params)[dtype]
     weights = load_network(path, dtype).weights
-    tensors = [weights.norm, weights.lm_head.data]
-    if not tied:
+    tensors = [weights.norm]
+    if kind != "tied":
         tensors.append(weights.embedding)
+    if kind != "no head":
+        tensors.append(weights.lm_head.data)
     for layer in weights.layers:
         tensors += [layer.input_norm, layer.post_attention_norm]
         tensors += [w.data for w in (layer.qkv, layer.o, layer.gate_up, layer.down)]
@@ -191,6 +202,41 @@ def test_what_cannot_be_loaded_does_not_fit(wide: str, num_spare: int, fits: boo
     assert (found["float32"], found["bfloat16"]) == (False, fits)
 
 
+@pytest.mark.parametrize(
+    ("stored", "dtype", "num_alive"),
+    [
+        ("bfloat16", "float32", 8),  # converted, and packed
+        ("bfloat16", "int8", 3),
+        ("float32", "bfloat16", 6),  # as read, and as converted
+        ("float32", "int8", 6),
+        ("float32", "int4", 6),
+    ],
+)
+def test_what_is_alive_while_a_weight_is_packed_has_to_fit(
+    stored: Any, dtype: str, num_alive: int
+) -> None:
+    """num_alive: bytes per number of the largest weight."""
+    config = dataclasses.replace(MINI, num_hidden_layers=1, intermediate_size=1 << 17, dtype=stored)
+    num_packed = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.5}[dtype]
+    num_bytes = weights_bytes(config, config.num_params)[dtype]
+    peak_bytes = num_bytes + int(2 * 3072 * (1 << 17) * (num_alive - num_packed))
+    for num_spare in (-1, 0):
+        ways = list(footprints(config, {dtype: num_bytes}, peak_bytes + num_spare))
+        assert bool(ways[0].context_tokens) == (num_spare == 0)
+
+
+def test_reordered_rows_of_phi3small_have_to_fit() -> None:
+    small = next(m for m in FAMILY if m.name == "Phi-3-small-8k")
+    config = dataclasses.replace(
+        Phi3Config.from_dict(small.config()), num_hidden_layers=1, intermediate_size=1 << 17
+    )
+    num_bytes = weights_bytes(config, config.num_params)["int8"]
+    peak_bytes = num_bytes + 2 * 4096 * (1 << 17) * (2 + 2 - 1)
+    for num_spare in (-1, 0):
+        ways = list(footprints(config, {"int8": num_bytes}, peak_bytes + num_spare))
+        assert bool(ways[0].context_tokens) == (num_spare == 0)
+
+
 @pytest.mark.parametrize("room", [0, 100_000, 2_000_000, 1 << 30])
 def test_what_is_said_to_fit_is_what_the_engine_gets(
     tmp_path: Path,
@@ -237,6 +283,7 @@ def test_table_is_readable(
         "--dtype weights --kv-dtype tokens limited by --kv-memory",
         "float32 0.4 MiB auto 160 memory 1",
         "bfloat16 0.2 MiB int8 512 model 1",
+        "In int8 and int4, weights that lose too much keep more bits, and take more.",
     ):
         assert line in lines
 
