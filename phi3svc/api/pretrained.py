@@ -15,9 +15,10 @@ from phi3svc.api.generation_config import GenerationConfig
 from phi3svc.api.module import Module, is_cpu
 from phi3svc.config import model
 from phi3svc.config.checkpoint import resolve_source
-from phi3svc.config.engine import EngineConfig
+from phi3svc.config.engine import EngineConfig, packed_cache_folder
 from phi3svc.config.json_file import read_json_object
-from phi3svc.config.quantization import Quantization
+from phi3svc.config.quantization import SCHEME_NAMES, Quantization
+from phi3svc.config.sizes import size_text
 from phi3svc.engine.memory import available_bytes
 from phi3svc.errors import ConfigError
 from phi3svc.model.loader import build_network, expected_shapes, load_network, required_names
@@ -94,10 +95,11 @@ class PretrainedModel(Module):
         dtype = torch.get_default_dtype()
         config = _for_class(config, type(self).__name__, self.head)
         num_bytes = config.num_params * dtype.itemsize
-        if num_bytes > available_bytes():
+        free_bytes = available_bytes()
+        if num_bytes > free_bytes:
             raise ConfigError(
-                f"{type(self).__name__}: {num_bytes / 2**30:.1f} GiB of weights; "
-                f"{available_bytes() / 2**30:.1f} GiB are free"
+                f"{type(self).__name__}: {size_text(num_bytes)} of weights; "
+                f"{size_text(free_bytes)} are free"
             )
         weights = RandomWeights(config, required_names(config), expected_shapes(config))
         source = PackingSource(weights, str(dtype).removeprefix("torch."))
@@ -130,29 +132,32 @@ class PretrainedModel(Module):
         device_map: object = None,
         revision: str | None = None,
         config: object = None,
-        packed_cache: str = EngineConfig.packed_cache,
+        packed_cache: str | Path = EngineConfig.packed_cache,
         **others: object,
     ) -> Self:
         """Load a checkpoint.
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
         checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: what linear
-        weights are rounded to, "int8", "int4" or one of its formats ("int4-g128"; the model then
-        computes in bfloat16), None for what the checkpoint has; packed_cache: where weights are
-        kept as they are served, "auto", "off" or a folder (`EngineConfig`). The rest is
-        transformers': torch_dtype is dtype; device_map may be "auto" or
-        "cpu"; revision is a hub id's; config is the checkpoint's, with settings that go before it;
-        so do problem_type, use_cache, id2label and whatever else a config lets be assigned; others
-        change nothing here, or are refused. Raises ConfigError, also when the checkpoint lacks the
-        head of this class: nothing is initialised at random.
+        weights are rounded to, "int8", "int4" or one of its formats ("int4-g128"), None for what
+        the checkpoint has; where they are, the model computes in bfloat16, and that is its dtype.
+        packed_cache: where weights are kept as they are served, "auto", "off" or a folder
+        (`EngineConfig`). The rest is transformers': torch_dtype is dtype; device_map may be "auto"
+        or "cpu"; revision is a hub id's; config is the checkpoint's, with settings that go before
+        it; so do problem_type, use_cache, id2label and whatever else a config lets be assigned;
+        others change nothing here, or are refused. Raises ConfigError, also when the checkpoint
+        lacks the head of this class: nothing is initialised at random.
         """
         _check_devices(device, device_map)
         settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
         ignored = {*SETTINGS, *_HARMLESS, *(_INSTEAD if is_local(source) else ())}
         _check_others({n: v for n, v in others.items() if n not in ignored})
         weights_dtype = _weights_dtype(torch_dtype or dtype, quantization)
-        cache = PackedCache.of(EngineConfig(packed_cache=packed_cache))
+        folder = packed_cache_folder(packed_cache, "packed_cache")
+        cache = None if folder is None else PackedCache(folder, EngineConfig.packed_cache_bytes)
         path = resolve_source(with_revision(source, revision)).path
+        if weights_dtype == "bfloat16" and model.Phi3Config.from_dir(path).quantization is not None:
+            weights_dtype = "auto"  # what a quantized checkpoint's model computes in
         network = load_network(path, weights_dtype, cache=cache)
         made = cls.from_network(network, str(path))
         if config is not None:
@@ -211,7 +216,9 @@ def _weights_dtype(dtype: str | torch.dtype | None, quantization: str | None) ->
     if quantization is None:
         return name
     if not isinstance(quantization, str) or Quantization.of(quantization) is None:
-        raise ConfigError(f"quantization={quantization!r}: must be int8, int4 or None")
+        raise ConfigError(
+            f"quantization={quantization!r}: must be one of {', '.join(SCHEME_NAMES)}, or None"
+        )
     if name not in ("auto", "bfloat16"):
         raise ConfigError(
             f"dtype={name!r}: must be auto or bfloat16 where quantization is {quantization!r}"

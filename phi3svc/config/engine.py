@@ -36,8 +36,8 @@ class EngineConfig:
     max_draft_tokens: guesses of the next tokens that a step computes for one sequence, where that
     pays; 0 turns speculation off. tenant_weights: shares of the tenants that have another than 1,
     when they compete for the time that prompts take. packed_cache: where packed weights are kept
-    for the next start: "auto" for `user_cache_folder`, "off", or a folder. packed_cache_bytes: of
-    all that it holds; what was not used for longest goes first.
+    for the next start: "auto" for `user_cache_folder`, "off", or a folder, in which "~" is a user's
+    home. packed_cache_bytes: of all that it holds; what was not used for longest goes first.
     """
 
     max_step_tokens: int = 512
@@ -69,10 +69,7 @@ class EngineConfig:
             raise ConfigError(
                 f"engine.kv_dtype={self.kv_dtype!r}: must be one of {', '.join(KV_DTYPES)}"
             )
-        if not self.packed_cache or "\0" in self.packed_cache:
-            raise ConfigError(
-                f"engine.packed_cache={self.packed_cache!r}: must be auto, off or a folder"
-            )
+        packed_cache_folder(self.packed_cache, "engine.packed_cache")
         for setting in ("pin_threads", "prefix_cache"):
             value = getattr(self, setting)
             if not isinstance(value, bool):
@@ -89,11 +86,24 @@ class EngineConfig:
     @property
     def packed_cache_folder(self) -> Path | None:
         """None where nothing is to be kept, or this user has no folder for it."""
-        if self.packed_cache == "off":
+        return packed_cache_folder(self.packed_cache, "engine.packed_cache")
+
+
+def packed_cache_folder(setting: object, name: str) -> Path | None:
+    """What a setting of `EngineConfig.packed_cache` stands for, or a path, which is no word.
+
+    name: of the setting, for ConfigError.
+    """
+    try:
+        if setting == "off":
             return None
-        if self.packed_cache == "auto":
+        if setting == "auto":
             return user_cache_folder()
-        return Path(self.packed_cache)
+        if isinstance(setting, str | Path) and setting != "" and "\0" not in str(setting):
+            return Path(setting).expanduser()
+    except RuntimeError:  # nobody's home
+        pass
+    raise ConfigError(f"{name}={setting!r}: must be auto, off or a folder")
 
 
 def user_cache_folder() -> Path | None:

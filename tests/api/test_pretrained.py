@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from phi3svc.api.modeling import (
 )
 from phi3svc.config.checkpoint import Checkpoint
 from phi3svc.errors import ConfigError
+from phi3svc.model import loader
 from tests.model.conftest import MakeCheckpoint
 
 TINY: dict[str, Any] = {
@@ -62,7 +64,7 @@ def _reference(kind: Any, tied: bool) -> Any:
 
 def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "available_bytes", lambda: 1 << 30)
-    with pytest.raises(ConfigError, match=r"Phi3Model: 13\.\d GiB of weights; 1\.0 GiB are free"):
+    with pytest.raises(ConfigError, match=r"Phi3Model: 13\.\d\d GiB of weights; 1\.00 GiB are"):
         Phi3Model(Phi3Config())
 
 
@@ -101,14 +103,16 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
         ({"device": "cuda"}, r"device='cuda': must be cpu"),
         ({"device_map": "cuda:0"}, r"device_map='cuda:0': must be auto or cpu"),
         ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or cpu"),
-        ({"quantization": "int3"}, "quantization='int3': must be int8, int4 or None"),
-        ({"quantization": {"bits": 4}}, "quantization={'bits': 4}: must be int8, int4 or None"),
+        ({"quantization": "int3"}, "quantization='int3': must be one of int8, int4, int4-g32-"),
+        ({"quantization": {"bits": 4}}, "quantization={'bits': 4}: must be .*, or None"),
         (
             {"quantization": "int8", "dtype": torch.float32},
             "dtype='float32': must be auto or bfloat16 where quantization is 'int8'",
         ),
-        ({"packed_cache": ""}, r"engine\.packed_cache='': must be auto, off or a folder"),
-        ({"dtype": "int3"}, r"dtype='int3'.*float32, bfloat16"),
+        ({"packed_cache": ""}, r"^packed_cache='': must be auto, off or a folder"),
+        ({"packed_cache": Path("a\0b")}, r"^packed_cache=.*: must be auto, off or a folder"),
+        ({"packed_cache": None}, r"^packed_cache=None: must be auto, off or a folder"),
+        ({"dtype": "int3"}, r"dtype='int3'.*float32, bfloat16, int8, int4, int4-g32-min, "),
         ({"load_in_4bit": True}, "load_in_4bit: not an argument"),
         ({"num_labels": 3}, "num_labels is 3; expected as many labels as there are, 0"),
         ({"problem_type": "other"}, "problem_type is 'other'; expected regression or"),
@@ -141,6 +145,17 @@ def test_linear_weights_are_quantized_and_the_model_computes_in_bfloat16(
     exact = Phi3ForCausalLM.from_pretrained(checkpoint())(ids).logits
     logits = model(ids).logits
     assert 0 < (logits - exact).norm() < 0.7 * exact.norm()
+
+
+@pytest.mark.parametrize("is_path", [False, True])
+def test_packed_weights_are_kept_where_one_says(
+    checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_path: bool
+) -> None:
+    monkeypatch.setattr(loader, "MIN_CACHED_BYTES", 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = Path("~/x") if is_path else "~/x"
+    Phi3ForCausalLM.from_pretrained(checkpoint(), packed_cache=folder)
+    assert len(list((tmp_path / "x").iterdir())) == 1
 
 
 def test_revision_is_that_of_a_hub_id(

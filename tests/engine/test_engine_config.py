@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,7 @@ def test_a_weight_out_of_range_is_named(weight: int) -> None:
     [
         ("off", {"HOME": "/home/ada"}, None),
         ("/var/cache/x", {"HOME": "/home/ada"}, "/var/cache/x"),
+        ("~/x", {"HOME": "/home/ada"}, "/home/ada/x"),
         ("auto", {"HOME": "/home/ada"}, "/home/ada/.cache/phi3svc/packed"),
         ("auto", {"HOME": "/home/ada", "XDG_CACHE_HOME": "/x"}, "/x/phi3svc/packed"),
         ("auto", {"HOME": "/home/ada", "XDG_CACHE_HOME": ""}, "/home/ada/.cache/phi3svc/packed"),
@@ -78,8 +80,8 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert EngineConfig().packed_cache_folder is None
 
 
-@pytest.mark.parametrize("setting", ["", "a\0b"])
-def test_the_packed_cache_is_a_folder(setting: str) -> None:
+@pytest.mark.parametrize("setting", ["", "a\0b", "~nobody-of-this-name/x", 7])
+def test_the_packed_cache_is_a_folder(setting: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"engine\.packed_cache=.*: must be auto, off or a folder"
     ):
