@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi3svc.config.files import read_file
 from phi3svc.config.hub import HUB_FILES
 from phi3svc.config.json_file import read_json_object
 from phi3svc.config.quantization import Quantization
@@ -26,6 +27,8 @@ from phi3svc.model.weight_source import dtype_of
 from phi3svc.model.weights import Progress
 
 CONFIG_FILE = "config.json"
+MAX_SETTINGS_BYTES = 256 << 20
+"""Of one of the files that are copied; a tokenizer.json may have tens of MiB."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,11 @@ def check_new(out: Path) -> None:
     """Raises ConfigError unless `out` is a folder that can be made, or is empty."""
     if os.path.lexists(out) and (not out.is_dir() or out.is_symlink() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; give a folder that is new or empty")
-    if out.exists() and out.samefile("."):  # it is replaced, which would leave whoever is in it
+    # What is there already is replaced.
+    if out.exists() and out.samefile("."):  # which would leave whoever is in it
         raise ConfigError(f"{out}: is the working directory; give another one")
+    if out.is_mount():
+        raise ConfigError(f"{out}: is where a disk is mounted; give a folder in it")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: no such folder: {out.parent}")
 
@@ -70,12 +76,14 @@ def write_quantized(
     what cannot be read or overwritten, and Phi3Error where the disk is full.
     """
     config = read_json_object(source / CONFIG_FILE)
+    settings = _settings(source)
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype_of(quantization.format)).removeprefix("torch.")
     config["quantization_config"] = quantization.to_json()
     try:
         with _new_folder(out) as folder:
-            _copy_settings(source, folder)
+            for file in settings:
+                (folder / file.name).write_bytes(read_file(file, MAX_SETTINGS_BYTES))
             text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
             with (folder / SINGLE_FILE).open("x+b", buffering=0) as stream:
@@ -103,11 +111,17 @@ def _describe(weight: PackedWeight) -> QuantizedWeight:
     )
 
 
-def _copy_settings(source: Path, folder: Path) -> None:
-    for file in sorted(source.iterdir()):
-        is_wanted = any(fnmatch.fnmatchcase(file.name, pattern) for pattern in HUB_FILES)
-        if is_wanted and file.name != CONFIG_FILE and file.is_file():
-            shutil.copyfile(file, folder / file.name)
+def _settings(source: Path) -> list[Path]:
+    """The files to be copied."""
+    try:
+        files = sorted(file for file in source.iterdir() if file.is_file())
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror}") from None
+    return [
+        file
+        for file in files
+        if file.name != CONFIG_FILE and any(fnmatch.fnmatchcase(file.name, p) for p in HUB_FILES)
+    ]
 
 
 @contextlib.contextmanager

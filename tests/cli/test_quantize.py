@@ -190,6 +190,11 @@ def test_a_quantized_folder_is_loaded_by_the_python_api(out: Path) -> None:
     assert main(["quantize", "demo", str(out)]) == 0
     ids = torch.tensor([[7, 20, 300, 41]])
     logits = Phi3ForCausalLM.from_pretrained(out)(ids).logits
+    said = Phi3ForCausalLM.from_pretrained(out, dtype=torch.bfloat16)  # what it computes in
+    assert said.dtype == torch.bfloat16
+    assert torch.equal(said(ids).logits, logits)
+    with pytest.raises(ConfigError, match="dtype='float32': the checkpoint is quantized"):
+        Phi3ForCausalLM.from_pretrained(out, dtype=torch.float32)
     exact = Phi3ForCausalLM.from_pretrained("demo")(ids).logits
     assert not torch.equal(logits, exact)
     assert torch.cosine_similarity(logits.flatten(), exact.flatten(), dim=0) > 0.98
@@ -239,6 +244,27 @@ def test_an_empty_folder_is_filled(
     assert nothing_but(out.parent, out.name)
     assert main(["quantize", "demo", str(out)]) == 0
     assert (out / "config.json").exists()
+
+
+def test_a_mount_point_is_no_place(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed to it."""
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    expect_refusal(capsys, ["demo", str(out)], 2, f"{out}: is where a disk is mounted")
+
+
+def test_a_setting_that_cannot_be_read_is_named(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_tiny_causal(tmp_path / "source")
+    capsys.readouterr()
+    file = source / "special_tokens_map.json"
+    file.write_text("x" * 1000)
+    monkeypatch.setattr(quantized_checkpoint, "MAX_SETTINGS_BYTES", 999)
+    expect_refusal(capsys, [str(source), str(out)], 2, f"{source}/", "larger than 999 bytes")
+    assert nothing_but(tmp_path, "source")
 
 
 def test_what_is_quantized_is_not_quantized_again(
