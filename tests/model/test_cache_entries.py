@@ -115,6 +115,26 @@ def test_an_entry_that_is_made_again_waits_for_its_own_way_to_the_disk(
     assert [file.name.count(".") for file in tmp_path.iterdir()] == [2]
 
 
+def test_a_bad_entry_that_comes_to_the_disk_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PackedCache(tmp_path, 1000)
+    fill(cache, A, 10).stream.close()
+    (durable,) = entries(cache)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    fresh = durable.rename(tmp_path / f"{A}.{boot_id}.packed")
+    unlink = Path.unlink
+
+    def unlink_and_sync(file: Path, missing_ok: bool = False) -> None:
+        unlink(file, missing_ok)
+        if fresh.exists():
+            fresh.rename(durable)
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_sync)
+    cache.remove(A)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_thread_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry is good until this boot ends, and no descriptor stays open."""
 
