@@ -1,7 +1,7 @@
 // lm_head and classify_head: final norm of the chosen rows, then their scores.
 #include "core/check.h"
 #include "cpu/cpu.h"
-#include "cpu/gemm.h"
+#include "cpu/norm_kernels.h"
 #include "cpu/parallel.h"
 
 namespace phi3::cpu {
@@ -17,17 +17,9 @@ void head(const HeadParams& params) {
                ", expected 0..",
                params.num_tokens - 1);
   }
-  const Kernels& isa = kernels();
-  const bool is_bf16 = params.dtype == DType::kBFloat16;
   const bool is_quantized = !is_float(params.weight.format);
-  const auto rms_norm = is_quantized
-                            ? (is_bf16 ? isa.rms_norm_bf16_quantized : isa.rms_norm_f32_quantized)
-                        : is_bf16 ? isa.rms_norm_bf16
-                                  : isa.rms_norm_f32;
-  const auto layer_norm =
-      is_quantized ? (is_bf16 ? isa.layer_norm_bf16_quantized : isa.layer_norm_f32_quantized)
-      : is_bf16    ? isa.layer_norm_bf16
-                   : isa.layer_norm_f32;
+  const auto rms_norm = rms_norm_kernel(kernels(), params.dtype, is_quantized);
+  const auto layer_norm = layer_norm_kernel(kernels(), params.dtype, is_quantized);
   const std::int64_t stride = is_quantized ? quantized_row_bytes(params.hidden_size)
                                            : params.hidden_size * dtype_size(params.dtype);
   parallel_for(params.num_rows, tasks_worth_a_thread(params.hidden_size), [&](std::int64_t i) {

@@ -1,12 +1,12 @@
 // Attention within one span of keys: softmax weights of a row, weighted values of a tile of rows.
 #include "cpu/kernels/functions.h"
+#include "cpu/kernels/register_tiles.h"
 #include "cpu/kernels/vec.h"
 
 namespace phi3::cpu::PHI3_ISA {
 namespace {
 
-constexpr int kMaxBlocks = 4;     // of 16 dims, per register tile
-constexpr int kPrefetchRows = 4;  // as in gemm.cc
+constexpr int kMaxBlocks = 4;  // of 16 dims, per register tile
 
 // Blocks of 16 dims that one fetched cache line holds.
 template <typename T>

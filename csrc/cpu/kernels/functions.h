@@ -5,7 +5,12 @@
 
 #include "cpu/kernels/kernels.h"
 
+#define PHI3_STRINGIFY(x) #x
+#define PHI3_NAME(x) PHI3_STRINGIFY(x)
+
 namespace phi3::cpu::PHI3_ISA {
+
+constexpr const char* kIsaName = PHI3_NAME(PHI3_ISA);
 
 void gemm_f32(const GemmTile& tile);
 void gemm_bf16(const GemmTile& tile);

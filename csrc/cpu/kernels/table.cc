@@ -3,13 +3,10 @@
 #include "cpu/kernels/integer.h"
 #include "cpu/kernels/vec.h"
 
-#define PHI3_STRINGIFY(x) #x
-#define PHI3_NAME(x) PHI3_STRINGIFY(x)
-
 namespace phi3::cpu::PHI3_ISA {
 
 constinit const Kernels kKernels = {
-    .name = PHI3_NAME(PHI3_ISA),
+    .name = kIsaName,
     .tile_rows = kRegisterRows,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,
