@@ -42,3 +42,16 @@ def test_packing_has_the_bytes_of_portable(format: str, isa: str) -> None:
         found = ops.pack_linear(weight, format, row_errors=row_errors)
     assert_bitwise_equal(found.data, expected.data)
     assert_bitwise_equal(row_errors, expected_errors)
+
+
+@pytest.mark.parametrize("isa", OTHERS)
+@pytest.mark.parametrize("format", INTEGER_FORMATS)
+def test_packing_what_is_not_finite_has_the_bytes_of_portable(format: str, isa: str) -> None:
+    weight = randn(20, 300)
+    for row, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+        weight[row, 7 * row] = value
+    with using_isa("portable"):
+        expected = ops.pack_linear(weight, format)
+    with using_isa(isa):
+        found = ops.pack_linear(weight, format)
+    assert_bitwise_equal(found.data, expected.data)
