@@ -10,7 +10,7 @@ from tests.bench.peers.catalog import FORMAT_CLASSES
 from tests.bench.peers.report import Setting
 from tests.bench.peers.summary import RATES, Line
 
-LABELS, PANEL, GAP, ROW, TOP = 190, 190, 26, 20, 96
+LABELS, PANEL, GAP, ROW, TOP = 234, 190, 26, 20, 96
 KIND_GAP = 14
 
 
