@@ -149,6 +149,11 @@ PHI3_FORMAT_CONSTANT std::int64_t numbers_offset(WeightFormat format) {
   return is_float(format) ? 0 : kRowScaleBytes;
 }
 
+// Bytes from the beginning of a panel of an int4 format to the block that has k.
+PHI3_FORMAT_CONSTANT std::int64_t block_offset(WeightFormat format, std::int64_t k) {
+  return numbers_offset(format) + number_bytes(format, k / block_k(format) * block_k(format));
+}
+
 PHI3_FORMAT_CONSTANT std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
   return numbers_offset(format) + number_bytes(format, padded_k(format, k));
 }

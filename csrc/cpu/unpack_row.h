@@ -13,9 +13,8 @@ inline int int4_value(WeightFormat format,
                       const std::uint8_t* panel,
                       std::int64_t lane,
                       std::int64_t k) {
-  const std::int64_t first = k / block_k(format) * block_k(format);
-  const std::uint8_t* block = panel + numbers_offset(format) + number_bytes(format, first);
-  const std::int64_t group = (k - first) / group_size(format);
+  const std::uint8_t* block = panel + block_offset(format, k);
+  const std::int64_t group = k % block_k(format) / group_size(format);
   int multiplier = 0;
   int zero = 8;
   if (format == WeightFormat::kInt4Group32) {
@@ -26,7 +25,8 @@ inline int int4_value(WeightFormat format,
     multiplier = both & 0x0f;
     zero = both >> 4;
   }
-  const int numbers = block[kGroupBytes + (k - first) / 8 * 4 * kPanelRows + lane * 4 + k % 4];
+  const int numbers =
+      block[kGroupBytes + k % block_k(format) / 8 * 4 * kPanelRows + lane * 4 + k % 4];
   return ((k % 8 < 4 ? numbers & 0x0f : numbers >> 4) - zero) * multiplier;
 }
 

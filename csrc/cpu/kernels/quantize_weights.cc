@@ -160,19 +160,13 @@ inline void store_lanes(F v, std::uint8_t (&lane)[kLanes]) {
   __builtin_memcpy(lane, values, sizeof lane);
 }
 
-// Where a block of an int4 panel begins, the one that has k.
-inline std::uint8_t* block_of(WeightFormat format, std::int64_t k, std::uint8_t* panel) {
-  const std::int64_t first = k / block_k(format) * block_k(format);
-  return panel + numbers_offset(format) + number_bytes(format, first);
-}
-
 void store_choice(WeightFormat format, std::int64_t k, const Choice& choice, std::uint8_t* panel) {
   std::uint8_t multiplier[kLanes];
   std::uint8_t zero[kLanes];
   store_lanes(choice.multiplier, multiplier);
   store_lanes(choice.zero, zero);
   const std::int64_t group = k % block_k(format) / group_size(format);
-  std::uint8_t* out = block_of(format, k, panel);
+  std::uint8_t* out = panel + block_offset(format, k);
   for (int r = 0; r < kLanes; ++r) {
     if (format != WeightFormat::kInt4Group32) {
       out[group * kLanes + r] = static_cast<std::uint8_t>(multiplier[r] | zero[r] << 4);
@@ -188,7 +182,7 @@ void store_numbers(WeightFormat format, std::int64_t k, F number, std::uint8_t* 
   std::uint8_t lane[kLanes];
   store_lanes(number, lane);
   const std::int64_t quads = k % block_k(format) / 8;
-  std::uint8_t* out = block_of(format, k, panel) + kGroupBytes + quads * 4 * kLanes + k % 4;
+  std::uint8_t* out = panel + block_offset(format, k) + kGroupBytes + quads * 4 * kLanes + k % 4;
   for (int r = 0; r < kLanes; ++r) {
     std::uint8_t& byte = out[r * 4];
     byte = static_cast<std::uint8_t>(k % 8 < 4 ? lane[r] : byte | lane[r] << 4);
