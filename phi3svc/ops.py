@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -68,7 +69,9 @@ __all__ = [
     "Program",
     "Run",
     "attention",
+    "attention_workspace_bytes",
     "available_isas",
+    "backend",
     "build_info",
     "classify_head",
     "embedding",
@@ -84,6 +87,7 @@ __all__ = [
     "num_threads",
     "pack_gate_up",
     "pack_linear",
+    "pack_qkv",
     "packed_shape",
     "pin_threads",
     "qkv_rope",
@@ -91,6 +95,7 @@ __all__ = [
     "quantized_row_bytes",
     "rms_norm",
     "sample",
+    "sample_workspace_bytes",
     "set_isa",
     "set_num_threads",
     "set_pin_threads",
@@ -109,13 +114,15 @@ WEIGHT_FORMATS: Final = (
     "int4-g32-min",
     "int4-g128",
     "int4-g128-min",
+    "fp8",
 )
-"""How a packed weight may be stored."""
+"""How a packed weight may be stored: fp8 on CUDA only, integers on a CPU only."""
 
 PACKED_LAYOUT_VERSION: Final = 1
 """Grows when the same weight is packed into other bytes."""
 
 _PANEL_ROWS: Final = 16
+_FLOAT_FORMATS: Final = ("float32", "bfloat16", "fp8")
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,9 @@ class PackedLinear:
 
     data: float32 [ceil(out/16), in, 16]; bfloat16 [ceil(out/16), ceil(in/2), 16, 2], pairs along
     the input so that one 32-bit lane holds both; for the integer formats uint8 [ceil(out/16), bytes
-    of a panel]. Padding is zero. csrc/core/weight_format.h says what each byte means; all ISAs read
-    the same.
+    of a panel]. On CUDA float32 or bfloat16 [16·ceil(out/16), 16·ceil(in/16)], or for fp8 uint8
+    [bytes]. Padding is zero. csrc/core/weight_format.h says what each byte means; all ISAs read the
+    same.
     """
 
     data: Tensor
@@ -136,7 +144,7 @@ class PackedLinear:
     @property
     def is_integer(self) -> bool:
         """Whether it meets quantized rows, see `quantize`."""
-        return not self.data.is_floating_point()
+        return self.format not in _FLOAT_FORMATS
 
     @property
     def device(self) -> torch.device:
@@ -144,13 +152,29 @@ class PackedLinear:
 
     @property
     def _argument(self) -> Tensor | tuple[Tensor, str, int]:
-        return (self.data, self.format, self.in_features) if self.is_integer else self.data
+        if self.data.is_floating_point():
+            return self.data
+        return self.data, self.format, self.in_features
+
+
+def backend(device: torch.device | str) -> str:
+    """Which backend runs ops on the tensors of a device, "cpu" or "cuda"; layouts are its own."""
+    return _core.backend(torch.device(device).type)
 
 
 def packed_shape(
-    out_features: int, in_features: int, format: str, is_gate_up: bool = False
+    out_features: int,
+    in_features: int,
+    format: str,
+    is_gate_up: bool = False,
+    device: torch.device | str = "cpu",
 ) -> tuple[tuple[int, ...], torch.dtype]:
     """Shape and dtype of a packed weight's data."""
+    if backend(device) == "cuda":
+        rows, columns = _round_up(out_features, _PANEL_ROWS), _round_up(in_features, 16)
+        if format == "fp8":
+            return (rows * (columns + 4),), torch.uint8
+        return (rows, columns), getattr(torch, format)
     num_matrices = 2 if is_gate_up else 1
     num_panels = num_matrices * _num_panels(out_features // num_matrices)
     if format == "float32":
@@ -192,6 +216,30 @@ def pack_gate_up(
     return _pack(_core.pack_gate_up, weight, format, out, row_errors, is_gate_up=True)
 
 
+def pack_qkv(
+    weight: Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    rotary_dim: int,
+    format: str | None = None,
+    out: Tensor | None = None,
+    row_errors: Tensor | None = None,
+) -> PackedLinear:
+    """Pack the fused `weight` A [(H + 2K)·D, E], rows q|k|v, for `qkv_rope` alone.
+
+    Else as `pack_linear`. On CUDA the dims of q and k heads that a rotation mixes become
+    neighbours.
+    """
+
+    pack = partial(
+        _core.pack_qkv,
+        num_rotated_heads=num_heads + num_kv_heads,
+        head_dim=len(weight) // (num_heads + 2 * num_kv_heads),
+        rotary_dim=rotary_dim,
+    )
+    return _pack(pack, weight, format, out, row_errors, is_gate_up=False)
+
+
 def unpack_linear(packed: PackedLinear) -> Tensor:
     """The weights that `packed` stands for: float32 [n, k]."""
     out = torch.empty(packed.out_features, packed.in_features, device=packed.device)
@@ -222,14 +270,21 @@ def quantize(x: Tensor, out: Tensor) -> None:
 
 
 def kv_cache_shapes(
-    num_pages: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    num_pages: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of one layer's K pages and V pages.
 
-    dtype is the model's, or int8. A K page is a packed panel of its 16 keys, as in `PackedLinear`:
-    float32 and int8 [N, K, D, P], bfloat16 [N, K, D/2, P, 2]. A V page is plain: [N, K, P, D].
+    dtype is the model's, or int8 on a CPU, or float8_e4m3fn on CUDA. On a CPU a K page is a packed
+    panel of its 16 keys, as in `PackedLinear`: float32 and int8 [N, K, D, P], bfloat16
+    [N, K, D/2, P, 2]. A V page is plain, and on CUDA a K page too: [N, K, P, D].
     """
     values = (num_pages, num_kv_heads, PAGE_SIZE, head_dim)
+    if backend(device) == "cuda":
+        return values, values
     if dtype == torch.bfloat16:
         return (num_pages, num_kv_heads, head_dim // 2, PAGE_SIZE, 2), values
     return (num_pages, num_kv_heads, head_dim, PAGE_SIZE), values
@@ -359,6 +414,7 @@ def attention(
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
     block_sparse: BlockSparse | None = None,
+    workspace: Tensor | None = None,
 ) -> None:
     """softmax(scale · q Kᵀ) V over the visible keys of each query's own sequence.
 
@@ -373,7 +429,8 @@ def attention(
     q: A [T, H, D]; k_pages, v_pages: see `kv_cache_shapes`; block_tables: int32 [B, M], page ids by
     position // P (entries of pages that no query sees may be anything); query_starts: int32 [B+1],
     rising from 0 to T; context_lens: int32 [B], keys of each sequence, these queries included;
-    out: A [T, H·D]; k_scales, v_scales: with int8 pages, as `qkv_rope` wrote them.
+    out: A [T, H·D]; k_scales, v_scales: with int8 pages, as `qkv_rope` wrote them; workspace: on
+    CUDA, uint8 [bytes], zeroed once, see `attention_workspace_bytes`.
     """
     _core.attention(
         q,
@@ -388,7 +445,15 @@ def attention(
         window=window,
         scale=scale,
         block_sparse=None if block_sparse is None else _fields_of(block_sparse),
+        workspace=workspace,
     )
+
+
+def attention_workspace_bytes(
+    num_tokens: int, num_heads: int, head_dim: int, table_len: int
+) -> int:
+    """Bytes that `attention` can make use of on CUDA for T queries; that of one is the least."""
+    return _core.attention_workspace_bytes(num_tokens, num_heads, head_dim, table_len)
 
 
 def linear(
@@ -545,6 +610,7 @@ def sample(
     typical_p: Tensor | None = None,
     penalties: Penalties | None = None,
     biases: Biases | None = None,
+    workspace: Tensor | None = None,
 ) -> None:
     """Draw one token per row; the draw is a function of (seed, sequence index, position) alone.
 
@@ -560,7 +626,8 @@ def sample(
     of a uint64; sequence_indices, positions: int32 [n]; min_p: float32 [n] in [0, 1], 0 is off;
     typical_p: float32 [n] in (0, 1], 1 is off; out_ids: int32 [n]; out_logprobs: float32 [n], log
     softmax of the raw logits at the drawn token. A row without a finite logit, before or after
-    biases, or with a NaN or +inf in it, gets id -1 and logprob NaN; -inf is never drawn.
+    biases, or with a NaN or +inf in it, gets id -1 and logprob NaN; -inf is never drawn. workspace:
+    on CUDA, with penalties or biases, uint8 [bytes] of `sample_workspace_bytes`.
     """
     _core.sample(
         logits,
@@ -576,7 +643,13 @@ def sample(
         typical_p=typical_p,
         **{} if penalties is None else _penalty_arguments(penalties),
         **{} if biases is None else _bias_arguments(biases),
+        workspace=workspace,
     )
+
+
+def sample_workspace_bytes(num_rows: int, vocab_size: int) -> int:
+    """Bytes that `sample` needs on CUDA for n rows with penalties or biases."""
+    return _core.sample_workspace_bytes(num_rows, vocab_size)
 
 
 def logprobs(
@@ -622,6 +695,10 @@ def _bias_arguments(biases: Biases) -> dict[str, Tensor]:
     }
 
 
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
 def _num_panels(num_rows: int) -> int:
     return -(-num_rows // _PANEL_ROWS)
 
@@ -637,7 +714,7 @@ def _pack(
     format = format or str(weight.dtype).removeprefix("torch.")
     out_features, in_features = weight.shape
     if out is None:
-        shape, dtype = packed_shape(out_features, in_features, format, is_gate_up)
+        shape, dtype = packed_shape(out_features, in_features, format, is_gate_up, weight.device)
         out = torch.empty(shape, dtype=dtype, device=weight.device)
     packed = PackedLinear(out, out_features, in_features, format)
     pack(weight, packed._argument, row_errors)

@@ -14,10 +14,12 @@ inline constexpr std::int32_t kCpu = 1;
 inline constexpr std::int32_t kCuda = 2;
 
 struct DataType {
-  std::uint8_t code;  // 0 int, 2 float, 4 bfloat
+  std::uint8_t code;  // 0 int, 1 unsigned int, 2 float, 4 bfloat, 10 float8_e4m3fn
   std::uint8_t bits;
   std::uint16_t lanes;
 };
+
+inline constexpr std::uint8_t kFloat8E4m3fn = 10;
 
 struct Tensor {
   void* data;
@@ -57,7 +59,8 @@ struct ExchangeApi {
   void* managed_from_object;
   void* managed_to_object;
   int (*borrow_from_object)(void* object, Tensor* out);  // may be null; -1 with a Python error set
-  void* current_work_stream;
+  // The stream on which the framework works with a device; -1 with a Python error set.
+  int (*current_work_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
 
 }  // namespace phi3::bindings::dlpack

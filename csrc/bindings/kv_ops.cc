@@ -6,6 +6,7 @@
 
 #include "bindings/register.h"
 #include "bindings/tensor.h"
+#include "cuda/cuda.h"
 #include "ops/attention.h"
 #include "ops/qkv_rope.h"
 
@@ -102,7 +103,8 @@ void register_kv_ops(py::module_& module) {
          py::handle v_scales,
          std::int64_t window,
          float scale,
-         std::optional<std::array<std::int64_t, 4>> block_sparse) {
+         std::optional<std::array<std::int64_t, 4>> block_sparse,
+         py::handle workspace) {
         Arguments arguments("attention");
         const auto q_view = arguments.input("q", q);
         const auto k_pages_view = arguments.input("k_pages", k_pages);
@@ -112,6 +114,7 @@ void register_kv_ops(py::module_& module) {
         const auto context_lens_view = arguments.input("context_lens", context_lens);
         const auto out_view = arguments.output("out", out);
         const auto scales = kv_scales(arguments, &Arguments::input, k_scales, v_scales);
+        const auto workspace_view = arguments.optional_output("workspace", workspace);
         const py::gil_scoped_release release;
         ops::attention(q_view,
                        k_pages_view,
@@ -123,7 +126,8 @@ void register_kv_ops(py::module_& module) {
                        window,
                        scale,
                        scales,
-                       block_sparse_of(block_sparse));
+                       block_sparse_of(block_sparse),
+                       workspace_view);
       },
       py::arg("q"),
       py::arg("k_pages"),
@@ -138,7 +142,15 @@ void register_kv_ops(py::module_& module) {
       py::arg("window"),
       py::arg("scale"),
       py::arg("block_sparse") = py::none(),
+      py::arg("workspace") = py::none(),
       "Paged causal attention.");
+  module.def("attention_workspace_bytes",
+             &cuda::attention_workspace_bytes,
+             py::arg("num_tokens"),
+             py::arg("num_heads"),
+             py::arg("head_dim"),
+             py::arg("max_blocks"),
+             "Bytes of workspace that attention makes use of on CUDA.");
 }
 
 }  // namespace phi3::bindings

@@ -65,6 +65,34 @@ void register_packing(py::module_& module) {
                 "pack_gate_up",
                 ops::pack_gate_up,
                 "Packs the rows [gate|up] of an MLP into alternating panels.");
+  module.def(
+      "pack_qkv",
+      [](py::handle weight,
+         py::handle out,
+         py::handle row_errors,
+         std::int64_t num_rotated_heads,
+         std::int64_t head_dim,
+         std::int64_t rotary_dim) {
+        Arguments arguments("pack_qkv");
+        const auto weight_view = arguments.input("weight", weight);
+        const auto out_view = arguments.packed_output("out", out);
+        const auto row_errors_view = arguments.optional_output("row_errors", row_errors);
+        const py::gil_scoped_release release;
+        ops::pack_qkv(weight_view,
+                      out_view,
+                      {.num_rotated_heads = num_rotated_heads,
+                       .head_dim = head_dim,
+                       .rotary_dim = rotary_dim},
+                      row_errors_view);
+      },
+      py::arg("weight"),
+      py::arg("out"),
+      py::arg("row_errors") = py::none(),
+      py::kw_only(),
+      py::arg("num_rotated_heads"),
+      py::arg("head_dim"),
+      py::arg("rotary_dim"),
+      "Packs the rows q|k|v.");
   register_unpack(module, "unpack_linear", ops::unpack_linear);
   register_unpack(module, "unpack_gate_up", ops::unpack_gate_up);
   module.def(

@@ -46,6 +46,14 @@ void register_runtime(py::module_& module) {
              py::arg("pin"),
              "Whether each worker is tied to a CPU of its own; the calling thread never is.");
   module.def("pin_threads", &cpu::pin_threads, "Whether workers are tied to CPUs.");
+  module.def(
+      "backend",
+      [](const std::string& device_type) {
+        const DeviceType type = device_type == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
+        return std::string(cuda::owns({.type = type}) ? "cuda" : "cpu");
+      },
+      py::arg("device_type"),
+      "Which backend runs ops on the tensors of a device.");
   module.def("build_info", &build_info, "How this extension was built.");
 }
 

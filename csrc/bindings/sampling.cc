@@ -5,6 +5,7 @@
 
 #include "bindings/register.h"
 #include "bindings/tensor.h"
+#include "cuda/cuda.h"
 #include "ops/logprobs.h"
 #include "ops/sample.h"
 
@@ -34,7 +35,8 @@ void register_sampling(py::module_& module) {
          py::handle seen_counts,
          py::handle bias_starts,
          py::handle bias_ids,
-         py::handle bias_values) {
+         py::handle bias_values,
+         py::handle workspace) {
         Arguments arguments("sample");
         const auto logits_view = arguments.input("logits", logits);
         const auto temperature_view = arguments.input("temperature", temperature);
@@ -62,6 +64,7 @@ void register_sampling(py::module_& module) {
                     .token_ids = arguments.input("bias_ids", bias_ids),
                     .values = arguments.input("bias_values", bias_values)};
         }
+        const auto workspace_view = arguments.optional_output("workspace", workspace);
         const py::gil_scoped_release release;
         ops::sample(logits_view,
                     temperature_view,
@@ -75,7 +78,8 @@ void register_sampling(py::module_& module) {
                     min_p_view,
                     typical_p_view,
                     penalties,
-                    biases);
+                    biases,
+                    workspace_view);
       },
       py::arg("logits"),
       py::arg("temperature"),
@@ -98,7 +102,13 @@ void register_sampling(py::module_& module) {
       py::arg("bias_starts") = py::none(),
       py::arg("bias_ids") = py::none(),
       py::arg("bias_values") = py::none(),
+      py::arg("workspace") = py::none(),
       "Draws one token per row.");
+  module.def("sample_workspace_bytes",
+             &cuda::sample_workspace_bytes,
+             py::arg("num_rows"),
+             py::arg("vocab_size"),
+             "Bytes of workspace that sample needs on CUDA where rows have penalties or biases.");
   module.def(
       "logprobs",
       [](py::handle logits,

@@ -18,6 +18,8 @@ bool to_dtype(dlpack::DataType type, DType& dtype) {
     dtype = DType::kFloat32;
   } else if (type.code == 4 && type.bits == 16) {
     dtype = DType::kBFloat16;
+  } else if (type.code == dlpack::kFloat8E4m3fn && type.bits == 8) {
+    dtype = DType::kFloat8;
   } else if (type.code == 0 && type.bits == 8) {
     dtype = DType::kInt8;
   } else if (type.code == 1 && type.bits == 8) {
@@ -142,7 +144,7 @@ PackedView Arguments::convert_packed(const char* name, py::handle object, bool i
              name,
              " is of format '",
              stored,
-             "', expected one of the integer formats");
+             "', expected fp8 or one of the integer formats");
   const py::int_ columns = parts[2];
   PHI3_CHECK(columns >= py::int_(1) && columns <= py::int_(kMaxIntegerK),
              op_,
@@ -162,7 +164,14 @@ TensorView Arguments::convert(const char* name, py::handle object, bool is_outpu
     if (ops::Program* program = ops::Program::recorded()) {
       program->keep({object.inc_ref().ptr(), [](PyObject* tensor) { Py_DECREF(tensor); }});
     }
-    return view_of(name, tensor);
+    TensorView view = view_of(name, tensor);
+    if (view.device.type == DeviceType::kCuda && api->current_work_stream != nullptr) {
+      if (api->current_work_stream(
+              tensor.device.type, tensor.device.id, &view.device.stream.handle) != 0) {
+        throw py::error_already_set();
+      }
+    }
+    return view;
   }
   return borrow(name, object, is_output);
 }
@@ -216,7 +225,7 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
              int{tensor.dtype.code},
              ", ",
              int{tensor.dtype.bits},
-             " bits), expected float32, bfloat16, int8, uint8, int32 or int64");
+             " bits), expected float32, bfloat16, float8_e4m3fn, int8, uint8, int32 or int64");
   PHI3_CHECK(tensor.ndim >= 1 && tensor.ndim <= TensorView::kMaxRank,
              op_,
              ": ",
@@ -233,7 +242,8 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
              tensor.device.type,
              ", expected CPU or CUDA");
   view.device = {tensor.device.type == dlpack::kCpu ? DeviceType::kCpu : DeviceType::kCuda,
-                 tensor.device.id};
+                 tensor.device.id,
+                 {}};
   view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   view.rank = tensor.ndim;
   std::int64_t dense = 1;

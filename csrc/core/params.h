@@ -16,7 +16,8 @@ namespace phi3 {
 inline constexpr std::int64_t kPageSize = 16;  // tokens per KV page
 inline constexpr std::int64_t kMaxHeadDim = 256;
 
-// Weight of n rows and k columns in ceil(n/16) panels (for gate_up: alternating, see pack_gate_up).
+// Weight of n rows and k columns in ceil(n/16) panels (for gate_up: alternating, see pack_gate_up);
+// `panel` is for the layout of a CPU.
 struct PackedWeight {
   const void* data;
   std::int64_t num_panels;
@@ -39,6 +40,22 @@ struct Rows {
   }
 };
 
+// Memory that an op may use meanwhile, on the device, zeroed once by its owner.
+struct Workspace {
+  std::byte* data = nullptr;
+  std::int64_t num_bytes = 0;
+};
+
+// What a row of a weight is, where that decides where it is packed to.
+enum class PackedRows : std::uint8_t { kPlain, kGateUp, kQkv };
+
+// Of kQkv: the first `num_rotated_heads` heads, q and k, have `rotary_dim` dims that are rotated.
+struct QkvRows {
+  std::int64_t num_rotated_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t rotary_dim = 0;
+};
+
 struct PackParams {
   DType dtype;
   const void* weight;  // A [n, k]
@@ -48,14 +65,15 @@ struct PackParams {
   float* row_errors;         // [n]; null, or for integer formats, see pack_linear
   std::int64_t num_rows;     // n; for gate_up 2F
   std::int64_t in_features;  // k
-  bool is_gate_up;           // rows are [gate|up] and their panels alternate
+  PackedRows rows;  // kGateUp: [gate|up], their panels alternate; kQkv matters on CUDA only
+  QkvRows qkv;
 };
 
 struct UnpackParams {
   PackedWeight weight;
   float* out;             // [n, k]
   std::int64_t num_rows;  // n; for gate_up 2F
-  bool is_gate_up;
+  PackedRows rows;        // kPlain or kGateUp
 };
 
 struct QuantizeParams {
@@ -123,8 +141,8 @@ struct QkvRopeParams {
   const std::int32_t* rope_sets;  // [T]
   const float* rope_table;        // [S, max_pos, R/2, 2]: cos, sin
   const std::int32_t* slots;      // [T] page * 16 + offset
-  DType kv_dtype;                 // A or int8
-  void* k_pages;                  // bfloat16 [N, K, D/2, 16, 2], else [N, K, D, 16]
+  DType kv_dtype;                 // A; int8 on a CPU, fp8 on CUDA
+  void* k_pages;                  // bfloat16 [N, K, D/2, 16, 2], else [N, K, D, 16]; CUDA: as v
   void* v_pages;                  // [N, K, 16, D]
   float* k_scales;                // [N, K, 16], null unless pages are int8
   float* v_scales;                // [N, K, 16], null unless pages are int8
@@ -160,6 +178,7 @@ struct AttentionParams {
   std::int64_t window;  // keys a query sees, itself included; 0 = all
   BlockSparse block_sparse;
   float scale;
+  Workspace workspace;  // CUDA only
 };
 
 struct MlpParams {
@@ -231,6 +250,7 @@ struct SampleParams {
   std::int32_t* out_ids;                 // [n]
   float* out_logprobs;                   // [n]
   std::int64_t num_rows, vocab_size;
+  Workspace workspace;  // CUDA only
 };
 
 struct LogprobsParams {

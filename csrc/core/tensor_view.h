@@ -10,9 +10,18 @@ namespace phi3 {
 
 enum class DeviceType : std::uint8_t { kCpu, kCuda };
 
+// A CUDA stream: what is queued on one runs in this order. Null for the default one, and on a CPU.
+struct Stream {
+  void* handle = nullptr;
+
+  friend bool operator==(const Stream&, const Stream&) = default;
+};
+
+// stream: on which the owner of a tensor works with it.
 struct Device {
   DeviceType type = DeviceType::kCpu;
   std::int32_t index = 0;
+  Stream stream{};
 
   friend bool operator==(const Device&, const Device&) = default;
 };

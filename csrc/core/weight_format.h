@@ -17,6 +17,11 @@
 //                                      low, of the odd one high
 //               group 128              [4 groups][16], 512 of k; z is 8 if symmetric
 // Rows and k are padded with zero weights. Nothing depends on the ISA.
+//
+// That is the layout on a CPU. On CUDA a weight is row-major, [16·ceil(n/16)][round_up(k, 16)],
+// zero padded, of float32, bfloat16, or
+//   fp8       E4M3 bytes, behind all of them a float32 scale per row: weight = s · value
+// of which a CPU has none, as CUDA has none of the integer formats.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +51,7 @@ enum class WeightFormat : std::uint8_t {
   kInt4Group32Min,
   kInt4Group128,
   kInt4Group128Min,
+  kFloat8,
 };
 
 inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32,
@@ -54,7 +60,8 @@ inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32,
                                                   WeightFormat::kInt4Group32,
                                                   WeightFormat::kInt4Group32Min,
                                                   WeightFormat::kInt4Group128,
-                                                  WeightFormat::kInt4Group128Min};
+                                                  WeightFormat::kInt4Group128Min,
+                                                  WeightFormat::kFloat8};
 
 inline constexpr std::int64_t kMaxIntegerK =
     std::int64_t{1} << 16;  // of an integer format: 255 · 127 · k stays below 2^31
@@ -75,6 +82,8 @@ constexpr std::string_view format_name(WeightFormat format) {
       return "int4-g128";
     case WeightFormat::kInt4Group128Min:
       return "int4-g128-min";
+    case WeightFormat::kFloat8:
+      return "fp8";
   }
   return "?";
 }
@@ -90,8 +99,13 @@ PHI3_FORMAT_CONSTANT bool is_float(WeightFormat format) {
   return format == WeightFormat::kFloat32 || format == WeightFormat::kBFloat16;
 }
 
+// Whether it meets rows that `quantize` made, and not floats.
+PHI3_FORMAT_CONSTANT bool is_integer(WeightFormat format) {
+  return !is_float(format) && format != WeightFormat::kFloat8;
+}
+
 PHI3_FORMAT_CONSTANT bool is_int4(WeightFormat format) {
-  return !is_float(format) && format != WeightFormat::kInt8;
+  return is_integer(format) && format != WeightFormat::kInt8;
 }
 
 // Whether the zero of a group is free, so that its range need not be symmetric.
@@ -156,6 +170,13 @@ PHI3_FORMAT_CONSTANT std::int64_t block_offset(WeightFormat format, std::int64_t
 
 PHI3_FORMAT_CONSTANT std::int64_t panel_bytes(WeightFormat format, std::int64_t k) {
   return numbers_offset(format) + number_bytes(format, padded_k(format, k));
+}
+
+// Rows, columns and bytes of a weight on CUDA.
+PHI3_FORMAT_CONSTANT std::int64_t cuda_rows(std::int64_t n) { return round_up(n, kPanelRows); }
+PHI3_FORMAT_CONSTANT std::int64_t cuda_columns(std::int64_t k) { return round_up(k, 16); }
+PHI3_FORMAT_CONSTANT std::int64_t cuda_float8_bytes(std::int64_t n, std::int64_t k) {
+  return cuda_rows(n) * (cuda_columns(k) + 4);
 }
 
 // Activations that meet an integer weight: per row a header, then k int8 values, zero padded.

@@ -138,7 +138,7 @@ void advise_huge_pages(void* data, std::int64_t num_bytes) {
 }  // namespace
 
 void pack(const PackParams& params) {
-  const PanelOrder order(params.num_rows, params.is_gate_up);
+  const PanelOrder order(params.num_rows, params.rows == PackedRows::kGateUp);
   const std::int64_t bytes = panel_bytes(params.format, params.in_features);
   advise_huge_pages(params.out, order.num_panels() * bytes);
   const std::int64_t cost = params.in_features * kPanelRows;
@@ -156,7 +156,7 @@ void pack(const PackParams& params) {
 }
 
 void unpack(const UnpackParams& params) {
-  const PanelOrder order(params.num_rows, params.is_gate_up);
+  const PanelOrder order(params.num_rows, params.rows == PackedRows::kGateUp);
   const std::int64_t k = params.weight.in_features;
   parallel_for(order.num_panels(), tasks_worth_a_thread(k * kPanelRows), [&](std::int64_t panel) {
     const PanelRows rows = order.rows_of(panel);

@@ -3,23 +3,35 @@
 #pragma once
 
 #include "core/params.h"
+#include "core/tensor_view.h"
 
 namespace phi3::cuda {
 
 bool is_built();
 
-void pack(const PackParams& params);
-void unpack(const UnpackParams& params);
-void quantize(const QuantizeParams& params);
-void embedding(const EmbeddingParams& params);
-void rms_norm(const RmsNormParams& params);
-void layer_norm(const LayerNormParams& params);
-void linear(const LinearParams& params);
-void qkv_rope(const QkvRopeParams& params);
-void attention(const AttentionParams& params);
-void mlp(const MlpParams& params);
-void head(const HeadParams& params);
-void logprobs(const LogprobsParams& params);
-void sample(const SampleParams& params);
+// Whether ops on tensors of this device are this backend's.
+bool owns(Device device);
+
+// Bytes of workspace that an op can make use of: `attention` works with any from the least on, the
+// faster the more it has; `sample` needs all.
+std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
+                                       std::int64_t num_heads,
+                                       std::int64_t head_dim,
+                                       std::int64_t max_blocks);
+std::int64_t sample_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size);
+
+void pack(const PackParams& params, Stream stream);
+void unpack(const UnpackParams& params, Stream stream);
+void quantize(const QuantizeParams& params, Stream stream);
+void embedding(const EmbeddingParams& params, Stream stream);
+void rms_norm(const RmsNormParams& params, Stream stream);
+void layer_norm(const LayerNormParams& params, Stream stream);
+void linear(const LinearParams& params, Stream stream);
+void qkv_rope(const QkvRopeParams& params, Stream stream);
+void attention(const AttentionParams& params, Stream stream);
+void mlp(const MlpParams& params, Stream stream);
+void head(const HeadParams& params, Stream stream);
+void logprobs(const LogprobsParams& params, Stream stream);
+void sample(const SampleParams& params, Stream stream);
 
 }  // namespace phi3::cuda

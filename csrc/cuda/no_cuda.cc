@@ -13,19 +13,24 @@ namespace {
 }  // namespace
 
 bool is_built() { return false; }
+bool owns(Device device) { return device.type == DeviceType::kCuda; }
+std::int64_t attention_workspace_bytes(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
+  return 0;
+}
+std::int64_t sample_workspace_bytes(std::int64_t, std::int64_t) { return 0; }
 
-void pack(const PackParams&) { absent("pack_linear"); }
-void unpack(const UnpackParams&) { absent("unpack_linear"); }
-void quantize(const QuantizeParams&) { absent("quantize"); }
-void embedding(const EmbeddingParams&) { absent("embedding"); }
-void rms_norm(const RmsNormParams&) { absent("rms_norm"); }
-void layer_norm(const LayerNormParams&) { absent("layer_norm"); }
-void linear(const LinearParams&) { absent("linear"); }
-void qkv_rope(const QkvRopeParams&) { absent("qkv_rope"); }
-void attention(const AttentionParams&) { absent("attention"); }
-void mlp(const MlpParams&) { absent("mlp"); }
-void head(const HeadParams& params) { absent(params.op); }
-void logprobs(const LogprobsParams&) { absent("logprobs"); }
-void sample(const SampleParams&) { absent("sample"); }
+void pack(const PackParams&, Stream) { absent("pack_linear"); }
+void unpack(const UnpackParams&, Stream) { absent("unpack_linear"); }
+void quantize(const QuantizeParams&, Stream) { absent("quantize"); }
+void embedding(const EmbeddingParams&, Stream) { absent("embedding"); }
+void rms_norm(const RmsNormParams&, Stream) { absent("rms_norm"); }
+void layer_norm(const LayerNormParams&, Stream) { absent("layer_norm"); }
+void linear(const LinearParams&, Stream) { absent("linear"); }
+void qkv_rope(const QkvRopeParams&, Stream) { absent("qkv_rope"); }
+void attention(const AttentionParams&, Stream) { absent("attention"); }
+void mlp(const MlpParams&, Stream) { absent("mlp"); }
+void head(const HeadParams& params, Stream) { absent(params.op); }
+void logprobs(const LogprobsParams&, Stream) { absent("logprobs"); }
+void sample(const SampleParams&, Stream) { absent("sample"); }
 
 }  // namespace phi3::cuda

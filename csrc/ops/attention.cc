@@ -7,6 +7,7 @@
 #include "cuda/cuda.h"
 #include "ops/backend.h"
 #include "ops/scalars.h"
+#include "ops/workspace.h"
 
 namespace phi3::ops {
 namespace {
@@ -49,7 +50,8 @@ void attention(const TensorView& q,
                std::int64_t window,
                float scale,
                const std::optional<KvScales>& scales,
-               const std::optional<BlockSparse>& block_sparse) {
+               const std::optional<BlockSparse>& block_sparse,
+               const std::optional<TensorView>& workspace) {
   Matcher matcher("attention");
   const DType dtype = matcher.model_dtype("q", q);
   Dim tokens("T");
@@ -68,6 +70,7 @@ void attention(const TensorView& q,
       window >= 0, std::source_location::current(), "window is ", window, ", expected at least 0");
   check_scale(matcher, scale);
   if (block_sparse) check_block_sparse(matcher, *block_sparse, window);
+  const Workspace room = match_workspace(matcher, workspace);
   run_on(matcher.device(),
          AttentionParams{.dtype = dtype,
                          .q = q.data,
@@ -90,7 +93,8 @@ void attention(const TensorView& q,
                          .num_pages = dims.pages.value(),
                          .window = window,
                          .block_sparse = block_sparse.value_or(BlockSparse{}),
-                         .scale = scale},
+                         .scale = scale,
+                         .workspace = room},
          cpu::attention,
          cuda::attention);
 }

@@ -30,6 +30,9 @@ namespace phi3::ops {
 // block_sparse: block_size 16, 32, 64, 128 or 256; num_local_blocks and vertical_stride at least 1,
 //               head_step at least 0, each below 2^31; only with window 0
 //
+// workspace:    uint8, on CUDA: at least what attention_workspace_bytes says for one query, zeroed
+//               once
+//
 // Int8 pages are not widened in memory: scores are sums over the stored numbers, then multiplied by
 // their keys' scales, and softmax weights by their values' before they meet the stored numbers.
 // Throws Error on a mismatch or an index out of range; then nothing is written.
@@ -43,6 +46,7 @@ void attention(const TensorView& q,
                std::int64_t window,
                float scale,
                const std::optional<KvScales>& scales = std::nullopt,
-               const std::optional<BlockSparse>& block_sparse = std::nullopt);
+               const std::optional<BlockSparse>& block_sparse = std::nullopt,
+               const std::optional<TensorView>& workspace = std::nullopt);
 
 }  // namespace phi3::ops

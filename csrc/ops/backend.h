@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/tensor_view.h"
+#include "cuda/cuda.h"
 #include "ops/program.h"
 
 namespace phi3 {
@@ -11,15 +12,19 @@ template <typename Params>
 void run_on(Device device,
             const Params& params,
             void (*cpu)(const Params&),
-            void (*cuda)(const Params&)) {
-  const auto run = device.type == DeviceType::kCuda ? cuda : cpu;
+            void (*cuda)(const Params&, Stream)) {
+  const auto run = [cpu, cuda, device, params] {
+    if (cuda::owns(device)) {
+      cuda(params, device.stream);
+    } else {
+      cpu(params);
+    }
+    return true;
+  };
   if (ops::Program* program = ops::Program::recorded()) {
-    program->add([run, params] {
-      run(params);
-      return true;
-    });
+    program->add(run);
   } else {
-    run(params);
+    run();
   }
 }
 

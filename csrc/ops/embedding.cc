@@ -16,7 +16,11 @@ void embedding(const TensorView& token_ids,
                std::int64_t vocab_size,
                float scale) {
   Matcher matcher("embedding");
-  const bool is_packed = !is_float(table.format) || table.view.rank > 2;
+  // On CUDA a packed table of floats looks like a plain one, unless it is padded.
+  const bool is_padded = table.view.rank == 2 && table.view.size(0) == cuda_rows(vocab_size) &&
+                         table.view.size(1) == cuda_columns(out.size(1));
+  const bool is_packed = !is_float(table.format) || table.view.rank > 2 ||
+                         (cuda::owns(table.view.device) && out.rank == 2 && is_padded);
   const DType dtype =
       is_float(table.format) ? matcher.model_dtype("table", table.view) : DType::kUInt8;
   constexpr std::int64_t kMaxVocab = std::numeric_limits<std::int32_t>::max();

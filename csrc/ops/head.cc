@@ -34,7 +34,7 @@ void head(const char* op, HeadArguments args) {
   matcher.match("rows", args.rows, DType::kInt32, {&rows});
   matcher.match("norm_weight", args.norm_weight, dtype, {&hidden});
   if (args.norm_bias) matcher.match("norm_bias", *args.norm_bias, dtype, {&hidden});
-  if (is_float(args.weight.format)) {
+  if (!is_integer(args.weight.format)) {
     matcher.match("normed", args.normed, dtype, {&rows, &hidden});
   } else {
     match_quantized(matcher, "normed", args.normed, rows, hidden);

@@ -1,5 +1,7 @@
 #include "ops/kv_pages.h"
 
+#include "cuda/cuda.h"
+
 namespace phi3 {
 
 DType match_kv_pages(Matcher& matcher,
@@ -18,11 +20,17 @@ DType match_kv_pages(Matcher& matcher,
                 kPanelRows,
                 " of at most ",
                 kMaxHeadDim);
-  const DType kv_dtype = scales ? DType::kInt8 : dtype;
+  const bool is_on_cuda = cuda::owns(v_pages.device);
+  matcher.check(!scales || !is_on_cuda, where, "pages with scales are not supported on CUDA");
+  const bool is_float8 = is_on_cuda && v_pages.dtype == DType::kFloat8;
+  const DType kv_dtype = scales ? DType::kInt8 : is_float8 ? DType::kFloat8 : dtype;
   Dim keys("page size", kPageSize);
   matcher.match(
       "v_pages", v_pages, kv_dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim}, where);
-  if (kv_dtype == DType::kBFloat16) {
+  if (is_on_cuda) {
+    matcher.match(
+        "k_pages", k_pages, kv_dtype, {&dims.pages, &dims.kv_heads, &keys, &dims.head_dim}, where);
+  } else if (kv_dtype == DType::kBFloat16) {
     Dim pairs("D/2", head_dim / 2);
     Dim pair("pair", 2);
     matcher.match(

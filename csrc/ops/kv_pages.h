@@ -23,7 +23,8 @@ struct KvScales {
 };
 
 // k_pages: float32 or int8 [N, K, D, 16], or bfloat16 [N, K, D/2, 16, 2]; v_pages: [N, K, 16, D].
-// Pages are int8 with scales, and of the model's `dtype` without. Also: K divides H, 16 divides D,
+// On CUDA k_pages is as v_pages, and either may be fp8 (float8_e4m3fn), which has no scales.
+// Pages are int8 with scales, and else of the model's `dtype`. Also: K divides H, 16 divides D,
 // D <= kMaxHeadDim. Returns the pages' dtype.
 DType match_kv_pages(Matcher& matcher,
                      const TensorView& k_pages,

@@ -24,12 +24,11 @@ void mlp(const TensorView& x,
   const Rows rows = match_activations(matcher, "x", x, gate_up, dtype, tokens, hidden);
   matcher.match("act", act, dtype, {&tokens, &width});
   matcher.match_out_rows("h", h, DType::kFloat32, {&tokens, &hidden});
-  const std::int64_t padded_width = (width.value() + kPanelRows - 1) / kPanelRows * kPanelRows;
-  const Dim gate_up_rows("2F", 2 * padded_width);
+  const Dim both_rows("2F", gate_up_rows(gate_up, width.value()));
   const PackedWeight packed_gate_up =
-      match_packed(matcher, "gate_up", gate_up, dtype, gate_up_rows, hidden);
+      match_packed(matcher, "gate_up", gate_up, dtype, both_rows, hidden);
   const PackedWeight packed_down = match_packed(matcher, "down", down, dtype, hidden, width);
-  matcher.check(quantized_act.has_value() == !is_float(down.format),
+  matcher.check(quantized_act.has_value() == is_integer(down.format),
                 std::source_location::current(),
                 "quantized_act is ",
                 quantized_act ? "given" : "missing",

@@ -1,4 +1,5 @@
-// Weights into the layout that GEMMs read, activations into what integer formats meet.
+// Weights into the layout that GEMMs read, activations into what integer formats meet. On CUDA
+// "panels" are those of core/weight_format.h for it.
 #pragma once
 
 #include <optional>
@@ -25,6 +26,16 @@ void pack_linear(const TensorView& weight,
 void pack_gate_up(const TensorView& weight,
                   const PackedView& out,
                   const std::optional<TensorView>& row_errors = std::nullopt);
+
+// As pack_linear for the fused rows q | k | v of `qkv_rope`. On CUDA those of a rotated head follow
+// each other so that partners of a rotation are neighbours: dims 0, R/2, 1, R/2 + 1, .. and from R
+// on as they come.
+//
+// weight: A [(H + 2K) D, E]
+void pack_qkv(const TensorView& weight,
+              const PackedView& out,
+              const QkvRows& qkv,
+              const std::optional<TensorView>& row_errors = std::nullopt);
 
 // The float32 weights [n, k] that a packed weight stands for.
 void unpack_linear(const PackedView& packed, const TensorView& out);

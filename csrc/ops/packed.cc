@@ -1,5 +1,7 @@
 #include "ops/packed.h"
 
+#include "cuda/cuda.h"
+
 namespace phi3 {
 namespace {
 
@@ -15,6 +17,44 @@ void check_integer_columns(const Matcher& matcher,
                 " columns, expected 1..",
                 kMaxIntegerK,
                 " where numbers are integers");
+}
+
+PackedWeight match_packed_on_cuda(Matcher& matcher,
+                                  const char* arg,
+                                  const PackedView& packed,
+                                  DType dtype,
+                                  const Dim& rows,
+                                  const Dim& k,
+                                  std::source_location where) {
+  const std::int64_t num_rows = cuda_rows(rows.value());
+  if (packed.format == WeightFormat::kFloat8) {
+    matcher.check(packed.in_features == k.value(),
+                  where,
+                  arg,
+                  " has ",
+                  packed.in_features,
+                  " columns (",
+                  k.name(),
+                  "), expected ",
+                  k.value());
+    Dim bytes("bytes of fp8", cuda_float8_bytes(rows.value(), k.value()));
+    matcher.match(arg, packed.view, DType::kUInt8, {&bytes}, where);
+  } else {
+    matcher.check(is_float(packed.format),
+                  where,
+                  arg,
+                  " is ",
+                  format_name(packed.format),
+                  ", which is not supported on CUDA: expected float32, bfloat16 or fp8");
+    Dim padded_rows("packed rows", num_rows);
+    Dim columns("packed columns", cuda_columns(k.value()));
+    matcher.match(arg, packed.view, dtype, {&padded_rows, &columns}, where);
+  }
+  matcher.check(reinterpret_cast<std::uintptr_t>(packed.view.data) % 16 == 0,
+                where,
+                arg,
+                " is not aligned to 16 bytes");
+  return {packed.view.data, num_rows / kPanelRows, k.value(), packed.format};
 }
 
 }  // namespace
@@ -38,6 +78,13 @@ PackedWeight match_packed(Matcher& matcher,
                 format_name(packed.format));
   Dim panels("panels", round_up(rows.value(), kPanelRows) / kPanelRows);
   Dim lanes("panel rows", kPanelRows);
+  if (cuda::owns(packed.view.device)) {
+    return match_packed_on_cuda(matcher, arg, packed, dtype, rows, k, where);
+  }
+  matcher.check(packed.format != WeightFormat::kFloat8,
+                where,
+                arg,
+                " is fp8, which is supported on CUDA only");
   if (!is_float(packed.format)) {
     check_integer_columns(matcher, arg, k.value(), where);
     matcher.check(packed.in_features == k.value(),
@@ -76,7 +123,7 @@ Rows match_activations(Matcher& matcher,
                        Dim& tokens,
                        Dim& columns,
                        std::source_location where) {
-  if (is_float(weight.format)) {
+  if (!is_integer(weight.format)) {
     matcher.match_rows(arg, view, dtype, {&tokens, &columns}, where);
     return {view.data, view.stride(0) * dtype_size(dtype)};
   }
@@ -95,8 +142,12 @@ DType activation_dtype(Matcher& matcher,
                        const char* other_arg,
                        const TensorView& other,
                        std::source_location where) {
-  return is_float(weight.format) ? matcher.model_dtype(arg, view, where)
-                                 : matcher.model_dtype(other_arg, other, where);
+  return is_integer(weight.format) ? matcher.model_dtype(other_arg, other, where)
+                                   : matcher.model_dtype(arg, view, where);
+}
+
+std::int64_t gate_up_rows(const PackedView& packed, std::int64_t mlp_width) {
+  return cuda::owns(packed.view.device) ? 2 * mlp_width : 2 * round_up(mlp_width, kPanelRows);
 }
 
 void match_quantized(Matcher& matcher,

@@ -27,6 +27,8 @@ struct PackedView {
 // `packed` must hold exactly ceil(n / 16) panels of k columns, contiguous: float32 [panels, k, 16],
 // bfloat16 [panels, ceil(k/2), 16, 2], or uint8 [panels, panel_bytes(format, k)]. `rows` (n) must
 // be bound. A float weight must be of `dtype`.
+//
+// On CUDA: float32 or bfloat16 [16 · ceil(n/16), round_up(k, 16)], or uint8 with the bytes of fp8.
 PackedWeight match_packed(Matcher& matcher,
                           const char* arg,
                           const PackedView& packed,
@@ -45,6 +47,9 @@ Rows match_activations(Matcher& matcher,
                        Dim& tokens,
                        Dim& columns,
                        std::source_location where = std::source_location::current());
+
+// Rows that n = 2F rows of gate and up have when packed.
+std::int64_t gate_up_rows(const PackedView& packed, std::int64_t mlp_width);
 
 // A: the dtype of the activations, where they are floats, else that of `other`.
 DType activation_dtype(Matcher& matcher,

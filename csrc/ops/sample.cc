@@ -6,6 +6,7 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "ops/backend.h"
+#include "ops/workspace.h"
 
 namespace phi3::ops {
 namespace {
@@ -63,7 +64,8 @@ void sample(const TensorView& logits,
             const std::optional<TensorView>& min_p,
             const std::optional<TensorView>& typical_p,
             const std::optional<SamplePenalties>& penalties,
-            const std::optional<SampleBiases>& biases) {
+            const std::optional<SampleBiases>& biases,
+            const std::optional<TensorView>& workspace) {
   Matcher matcher("sample");
   Dim rows("n");
   Dim vocab("V");
@@ -87,6 +89,7 @@ void sample(const TensorView& logits,
                 vocab.value(),
                 ", expected 1..",
                 std::numeric_limits<std::int32_t>::max());
+  const Workspace room = match_workspace(matcher, workspace);
   run_on(matcher.device(),
          SampleParams{.logits = logits.as<const float>(),
                       .logits_stride = logits.stride(0),
@@ -103,7 +106,8 @@ void sample(const TensorView& logits,
                       .out_ids = out_ids.as<std::int32_t>(),
                       .out_logprobs = out_logprobs.as<float>(),
                       .num_rows = rows.value(),
-                      .vocab_size = vocab.value()},
+                      .vocab_size = vocab.value(),
+                      .workspace = room},
          cpu::sample,
          cuda::sample);
 }

@@ -50,6 +50,7 @@ struct SampleBiases {
 // sequence_indices, positions: int32 [n], >= 0
 // out_ids:                     int32 [n]
 // out_logprobs:                float32 [n]
+// workspace:                   uint8, of sample_workspace_bytes; on CUDA, with penalties or biases
 // What is optional is off in every row where absent.
 // Throws Error on a mismatch or a setting out of range; then nothing is written.
 void sample(const TensorView& logits,
@@ -64,6 +65,7 @@ void sample(const TensorView& logits,
             const std::optional<TensorView>& min_p = {},
             const std::optional<TensorView>& typical_p = {},
             const std::optional<SamplePenalties>& penalties = {},
-            const std::optional<SampleBiases>& biases = {});
+            const std::optional<SampleBiases>& biases = {},
+            const std::optional<TensorView>& workspace = {});
 
 }  // namespace phi3::ops

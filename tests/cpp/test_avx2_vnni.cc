@@ -55,7 +55,8 @@ void check(WeightFormat format, std::int64_t num_rows, std::int64_t k) {
                    .row_errors = nullptr,
                    .num_rows = kPanels * 16,
                    .in_features = k,
-                   .is_gate_up = false});
+                   .rows = phi3::PackedRows::kPlain,
+                   .qkv = {}});
   const auto activations = random(num_rows * k, generator);
   std::vector<std::int8_t> x(static_cast<std::size_t>(num_rows * phi3::quantized_row_bytes(k)));
   phi3::cpu::quantize({.dtype = phi3::DType::kFloat32,

@@ -203,7 +203,7 @@ def test_columns_that_no_weight_has_are_refused(op: str, arg: str, columns: int)
 def test_a_float_weight_may_not_say_how_it_is_stored(format: str) -> None:
     weight = randn(16, 32, dtype=BF16)
     packed = ops.pack_linear(weight).data
-    message = f"is of format '{format}', expected one of the integer formats "
+    message = f"is of format '{format}', expected fp8 or one of the integer formats "
     with pytest.raises(ops.Error, match=f"^linear: weight {message}"):
         _core.linear(randn(1, 32, dtype=BF16), (packed, format, 32), torch.empty(1, 16))
     with pytest.raises(ops.Error, match=f"^pack_linear: out {message}"):
