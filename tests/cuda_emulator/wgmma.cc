@@ -1,0 +1,247 @@
+#include "emulator/wgmma.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstring>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "emulator/threads.h"
+
+namespace phi3::emulator {
+namespace {
+
+constexpr int kDepth = 16;
+constexpr int kMaxGroups = 32;
+constexpr std::uint32_t kPoison = 0xffffffffU;
+
+float bf16(std::uint32_t bits) { return std::bit_cast<float>(bits << 16); }
+
+// One wgmma of a warpgroup under way.
+struct Operation {
+  std::array<Wgmma, kWarpgroupSize> threads;
+  std::array<std::array<std::uint32_t, 4>, kWarpgroupSize> a;
+  std::vector<std::uint16_t> b;            // [16][columns]
+  std::vector<std::array<float, 4>> sums;  // [128][groups]
+  bool is_committed = false;
+
+  std::span<std::array<float, 4>> sums_of(int thread) {
+    const auto groups = static_cast<std::size_t>(threads[0].num_groups);
+    return std::span(sums).subspan(static_cast<std::size_t>(thread) * groups, groups);
+  }
+};
+
+struct Warpgroup {
+  std::deque<Operation> operations;  // in the order of their issue
+  std::deque<int> groups;            // operations of each that is committed
+  bool is_fenced = false;
+};
+
+std::array<Warpgroup, 1024 / kWarpgroupSize> warpgroups;
+
+Warpgroup& own_warpgroup() {
+  return warpgroups[static_cast<std::size_t>(thread_index() / kWarpgroupSize)];
+}
+
+// Swizzling keeps eight elements that lie side by side together.
+std::vector<std::uint16_t> read_b(const Wgmma& wgmma) {
+  const int columns = 8 * wgmma.num_groups;
+  std::vector<std::uint16_t> b(static_cast<std::size_t>(kDepth * columns));
+  const auto read_piece = [&](int depth, int column, int step) {
+    std::uint16_t piece[8];
+    const auto address = wgmma_address(wgmma.b, wgmma.is_transposed, depth, column);
+    std::memcpy(piece, shared_pointer(address, sizeof(piece)), sizeof(piece));
+    for (int i = 0; i < 8; ++i) {
+      b[static_cast<std::size_t>(depth * columns + column + i * step)] = piece[i];
+    }
+  };
+  if (wgmma.is_transposed) {
+    for (int depth = 0; depth < kDepth; ++depth) {
+      for (int column = 0; column < columns; column += 8) read_piece(depth, column, 1);
+    }
+  } else {
+    for (int column = 0; column < columns; ++column) {
+      for (int depth = 0; depth < kDepth; depth += 8) read_piece(depth, column, columns);
+    }
+  }
+  return b;
+}
+
+// What `d` will hold once all that is under way is done.
+void read_d(Warpgroup& warpgroup, Operation& next) {
+  Operation* before = nullptr;
+  for (Operation& operation : warpgroup.operations) {
+    if (operation.threads[0].d == next.threads[0].d) before = &operation;
+  }
+  for (int thread = 0; thread < kWarpgroupSize; ++thread) {
+    const Wgmma& wgmma = next.threads[static_cast<std::size_t>(thread)];
+    const auto sums = next.sums_of(thread);
+    if (!wgmma.accumulate) {
+      std::ranges::fill(sums, std::array<float, 4>{});
+    } else if (before != nullptr) {
+      std::ranges::copy(before->sums_of(thread), sums.begin());
+    } else {
+      std::memcpy(sums.data(), wgmma.d, sums.size_bytes());
+    }
+  }
+}
+
+// The order of additions is mma_m16n8k16's.
+void multiply(Operation& operation) {
+  const auto columns = static_cast<std::size_t>(8 * operation.threads[0].num_groups);
+  std::vector<float> b(operation.b.size());
+  std::ranges::transform(operation.b, b.begin(), [](std::uint16_t bits) { return bf16(bits); });
+  std::vector<float> row(columns);
+  for (int first_lane = 0; first_lane < kWarpgroupSize; first_lane += 4) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      // The four lanes hold, of eight columns or eight of depth, two each.
+      float a[kDepth];
+      const auto for_lanes = [&](auto&& use) {
+        for (std::size_t i = 0; i < 4; ++i) use(static_cast<std::size_t>(first_lane) + i, 2 * i);
+      };
+      for_lanes([&](std::size_t thread, std::size_t at) {
+        for (std::size_t k = 0; k < 2; ++k) {
+          const std::uint32_t pair = operation.a[thread][half + 2 * k];
+          a[8 * k + at] = bf16(pair & 0xffffU);
+          a[8 * k + at + 1] = bf16(pair >> 16);
+        }
+        const auto sums = operation.sums_of(static_cast<int>(thread));
+        for (std::size_t group = 0; group < sums.size(); ++group) {
+          std::memcpy(&row[8 * group + at], &sums[group][2 * half], 2 * sizeof(float));
+        }
+      });
+      for (std::size_t k = 0; k < kDepth; ++k) {
+        for (std::size_t column = 0; column < columns; ++column) {
+          row[column] += a[k] * b[k * columns + column];
+        }
+      }
+      for_lanes([&](std::size_t thread, std::size_t at) {
+        const auto sums = operation.sums_of(static_cast<int>(thread));
+        for (std::size_t group = 0; group < sums.size(); ++group) {
+          std::memcpy(&sums[group][2 * half], &row[8 * group + at], 2 * sizeof(float));
+        }
+      });
+    }
+  }
+}
+
+void issue(void* const* arguments, int /*count*/) {
+  Warpgroup& warpgroup = own_warpgroup();
+  if (!warpgroup.is_fenced) fail("begins wgmmas without a fence");
+  Operation next;
+  for (std::size_t thread = 0; thread < kWarpgroupSize; ++thread) {
+    const Wgmma& own = next.threads[thread] = *static_cast<const Wgmma*>(arguments[thread]);
+    const Wgmma& first = next.threads[0];
+    if (own.b != first.b || own.num_groups != first.num_groups ||
+        own.is_transposed != first.is_transposed || own.accumulate != first.accumulate) {
+      fail("is not of one mind with its warpgroup about a wgmma");
+    }
+    std::memcpy(next.a[thread].data(), own.a, sizeof(next.a[thread]));
+  }
+  next.b = read_b(next.threads[0]);
+  next.sums.resize(static_cast<std::size_t>(kWarpgroupSize * next.threads[0].num_groups));
+  read_d(warpgroup, next);
+  multiply(next);
+  for (const Wgmma& own : next.threads) {
+    std::memset(own.d, 0xff, static_cast<std::size_t>(own.num_groups) * 4 * sizeof(float));
+  }
+  warpgroup.operations.push_back(std::move(next));
+}
+
+// Hands out the sums, unless another wgmma goes on from them.
+void finish(const Warpgroup& warpgroup, Operation& done) {
+  if (read_b(done.threads[0]) != done.b) fail("wrote shared memory that a wgmma was reading");
+  const bool is_last = std::ranges::none_of(warpgroup.operations, [&](const Operation& operation) {
+    return operation.threads[0].d == done.threads[0].d;
+  });
+  for (int thread = 0; thread < kWarpgroupSize; ++thread) {
+    const Wgmma& own = done.threads[static_cast<std::size_t>(thread)];
+    if (std::memcmp(own.a, done.a[static_cast<std::size_t>(thread)].data(), 4 * sizeof(*own.a)) !=
+        0) {
+      fail("wrote a factor of a wgmma under way");
+    }
+    for (int i = 0; i < 4 * own.num_groups; ++i) {
+      if (std::bit_cast<std::uint32_t>(own.d[i]) != kPoison) {
+        fail("wrote a sum of a wgmma under way");
+      }
+    }
+    const auto sums = done.sums_of(thread);
+    if (is_last) std::memcpy(own.d, sums.data(), sums.size_bytes());
+  }
+}
+
+void fence(void* const* /*arguments*/, int /*count*/) { own_warpgroup().is_fenced = true; }
+
+void commit(void* const* /*arguments*/, int /*count*/) {
+  Warpgroup& warpgroup = own_warpgroup();
+  int operations = 0;
+  for (Operation& operation : warpgroup.operations) {
+    operations += operation.is_committed ? 0 : 1;
+    operation.is_committed = true;
+  }
+  warpgroup.groups.push_back(operations);
+  warpgroup.is_fenced = false;
+}
+
+void wait(void* const* arguments, int /*count*/) {
+  Warpgroup& warpgroup = own_warpgroup();
+  const auto num_pending = static_cast<std::size_t>(*static_cast<const int*>(arguments[0]));
+  warpgroup.is_fenced = false;
+  while (warpgroup.groups.size() > num_pending) {
+    for (int i = 0; i < warpgroup.groups.front(); ++i) {
+      Operation done = std::move(warpgroup.operations.front());
+      warpgroup.operations.pop_front();
+      finish(warpgroup, done);
+    }
+    warpgroup.groups.pop_front();
+  }
+}
+
+}  // namespace
+
+// From the canonical layouts of PTX ISA, "strides of matrices in shared memory", in bytes for
+// elements of two: what the two strides of a descriptor mean depends on which of depth and columns
+// lies side by side.
+std::uint32_t wgmma_address(std::uint64_t descriptor, bool is_transposed, int depth, int column) {
+  const auto field = [&](int shift) {
+    return static_cast<std::uint32_t>(descriptor >> shift & 0x3fff) << 4;
+  };
+  const auto kind = static_cast<int>(descriptor >> 62);
+  if (kind == 0) fail("has a wgmma read a matrix that is not swizzled, which is not emulated");
+  if ((descriptor >> 49 & 7) != 0) fail("has a wgmma read from a base offset");
+  const int swizzled_bits = 4 - kind;
+  const int band = 16 << swizzled_bits;  // bytes
+  const auto at = [](int index, auto step) {
+    return static_cast<std::uint32_t>(index) * static_cast<std::uint32_t>(step);
+  };
+  std::uint32_t offset = 0;
+  if (is_transposed) {
+    offset = at(column * 2 % band, 1) + at(column * 2 / band, field(16)) + at(depth % 8, band) +
+             at(depth / 8, field(32));
+  } else {
+    offset = at(depth, 2) + at(column % 8, band) + at(column / 8, field(32));
+  }
+  const std::uint32_t address = field(0) + offset;
+  const std::uint32_t mask = (1U << swizzled_bits) - 1;
+  return address ^ (address >> 7 & mask) << 4;
+}
+
+void issue_wgmma(const Wgmma& wgmma) {
+  if (wgmma.num_groups > kMaxGroups) fail("begins a wgmma of more than 256 columns");
+  Wgmma own = wgmma;
+  meet_warpgroup("wgmma", &own, &issue);
+}
+void fence_wgmmas() { meet_warpgroup("wgmma_fence", nullptr, &fence); }
+void commit_wgmmas() { meet_warpgroup("wgmma_commit", nullptr, &commit); }
+void wait_for_wgmmas(int num_pending_groups) {
+  meet_warpgroup("wgmma_wait", &num_pending_groups, &wait);
+}
+
+void forget_wgmmas() {
+  for (Warpgroup& warpgroup : warpgroups) warpgroup = {};
+}
+
+}  // namespace phi3::emulator
