@@ -24,7 +24,7 @@ std::map<std::string, std::string> build_info() {
       {"version", PHI3SVC_VERSION},
       {"compiler", PHI3SVC_COMPILER},
       {"build_type", PHI3SVC_BUILD_TYPE},
-      {"cuda", cuda::is_built() ? "yes" : "no"},
+      {"cuda", cuda::built_for()},
       {"isas", isas},
   };
 }

@@ -7,7 +7,8 @@
 
 namespace phi3::cuda {
 
-bool is_built();
+// The architectures compiled for, "sm_80 sm_90a"; "off" without CUDA, "emulated" for tests.
+const char* built_for();
 
 // Whether ops on tensors of this device are this backend's.
 bool owns(Device device);

@@ -12,7 +12,7 @@ namespace {
 
 }  // namespace
 
-bool is_built() { return false; }
+const char* built_for() { return "off"; }
 bool owns(Device device) { return device.type == DeviceType::kCuda; }
 std::int64_t attention_workspace_bytes(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   return 0;

@@ -6,7 +6,6 @@
 
 namespace phi3::cuda {
 
-bool is_built() { return true; }
 const char* built_for() { return "emulated"; }
 bool owns(Device) { return true; }
 

@@ -1,0 +1,72 @@
+# Decides whether there is a CUDA backend, and finds what it is built with. Sets PHI3_CUDA: on, off or emulated.
+set(PHI3SVC_CUDA auto CACHE STRING "The CUDA backend: on, off, emulated (its kernels run on the CPU, for tests), or auto: \
+on where a GPU is visible and nvcc is found")
+set_property(CACHE PHI3SVC_CUDA PROPERTY STRINGS auto on off emulated)
+set(PHI3SVC_CUDA_ARCHITECTURES 80 90a-real CACHE STRING "As CMAKE_CUDA_ARCHITECTURES. 90a: the WGMMA kernels too. The PTX \
+of 80 is for GPUs to come")
+
+function(phi3_see_gpu result)
+  file(GLOB devices /dev/nvidia[0-9]*)
+  set(status 1)
+  if(NOT devices)  # under WSL there is no such file
+    execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE status OUTPUT_QUIET ERROR_QUIET)
+  endif()
+  if(devices OR status EQUAL 0)
+    set(${result} ON PARENT_SCOPE)
+  else()
+    set(${result} OFF PARENT_SCOPE)
+  endif()
+endfunction()
+
+# The headers are in the wheel nvidia-cutlass, which need not be importable: its Python half wants much that we do not.
+function(phi3_find_cutlass)
+  if(CUTLASS_INCLUDE_DIR)
+    return()
+  endif()
+  find_package(Python REQUIRED COMPONENTS Interpreter)
+  execute_process(
+    COMMAND ${Python_EXECUTABLE} -c "import importlib.util as u; print(*u.find_spec('cutlass_library').submodule_search_locations)"
+    OUTPUT_VARIABLE package OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  find_path(CUTLASS_INCLUDE_DIR cutlass/cutlass.h PATHS ${package}/source/include NO_DEFAULT_PATH)
+  if(NOT CUTLASS_INCLUDE_DIR)
+    message(FATAL_ERROR "The CUDA backend needs CUTLASS's headers. Do one of: pip install --no-deps nvidia-cutlass==4.2.0.0; \
+-DCUTLASS_INCLUDE_DIR=...; PHI3SVC_CUDA=off for a build without CUDA.")
+  endif()
+endfunction()
+
+if(NOT PHI3SVC_CUDA MATCHES "^(auto|on|off|emulated)$")
+  message(FATAL_ERROR "PHI3SVC_CUDA is '${PHI3SVC_CUDA}': must be auto, on, off or emulated")
+endif()
+set(PHI3_CUDA ${PHI3SVC_CUDA})
+if(PHI3_CUDA MATCHES "auto|on")
+  find_program(PHI3_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
+endif()
+if(PHI3_CUDA STREQUAL auto)
+  phi3_see_gpu(sees_gpu)
+  if(sees_gpu AND PHI3_NVCC)
+    set(PHI3_CUDA on)
+  else()
+    set(PHI3_CUDA off)
+    if(sees_gpu)
+      message(WARNING "A GPU is visible but nvcc is not found: built without CUDA.")
+    endif()
+  endif()
+endif()
+
+if(PHI3_CUDA STREQUAL on)
+  if(NOT PHI3_NVCC)
+    message(FATAL_ERROR "PHI3SVC_CUDA=on, but nvcc is not found: put it on PATH, or set CUDA_HOME.")
+  endif()
+  set(CMAKE_CUDA_COMPILER ${PHI3_NVCC})
+  set(CMAKE_CUDA_ARCHITECTURES ${PHI3SVC_CUDA_ARCHITECTURES})
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # no wheel of CUDA's is needed to load the extension
+  enable_language(CUDA)
+  if(PHI3SVC_CUDA_ARCHITECTURES MATCHES 90a)
+    phi3_find_cutlass()
+  endif()
+endif()
+message(STATUS "CUDA: ${PHI3_CUDA}")
