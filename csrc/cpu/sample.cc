@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/philox.h"
 #include "cpu/cpu.h"
 #include "cpu/isa.h"
 #include "cpu/log_softmax.h"
 #include "cpu/parallel.h"
-#include "cpu/philox.h"
 #include "cpu/token_filters.h"
 
 namespace phi3::cpu {
@@ -160,13 +160,8 @@ void check_settings(const SampleParams& params) {
 
 // Uniform in [0, 1), a multiple of 2^-24.
 double uniform(const SampleParams& params, std::int64_t row) {
-  const auto seed = static_cast<std::uint64_t>(params.seeds[row]);
-  const PhiloxCounter counter = {static_cast<std::uint32_t>(params.positions[row]),
-                                 static_cast<std::uint32_t>(params.sequence_indices[row]),
-                                 0,
-                                 0};
-  const PhiloxKey key = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
-  return static_cast<double>(philox(counter, key)[0] >> 8) * 0x1p-24;
+  return draw_bits(params.seeds[row], params.sequence_indices[row], params.positions[row]) *
+         0x1p-24;
 }
 
 // The logits of a row after penalties and biases; the raw ones, not copied, where it has neither.

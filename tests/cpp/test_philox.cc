@@ -1,8 +1,8 @@
 #include "check.h"
-#include "cpu/philox.h"
+#include "core/philox.h"
 
-using phi3::cpu::philox;
-using phi3::cpu::PhiloxCounter;
+using phi3::philox;
+using phi3::PhiloxCounter;
 
 namespace {
 

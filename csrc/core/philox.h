@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdint>
 
-namespace phi3::cpu {
+namespace phi3 {
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;
@@ -23,4 +23,15 @@ constexpr PhiloxCounter philox(PhiloxCounter counter, PhiloxKey key) {
   return counter;
 }
 
-}  // namespace phi3::cpu
+// The 24 bits that decide a token: the uniform number is bits · 2^-24.
+constexpr std::uint32_t draw_bits(std::int64_t seed,
+                                  std::int32_t sequence_idx,
+                                  std::int32_t position) {
+  const auto bits = static_cast<std::uint64_t>(seed);
+  const PhiloxKey key = {static_cast<std::uint32_t>(bits), static_cast<std::uint32_t>(bits >> 32)};
+  const PhiloxCounter counter = {
+      static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(sequence_idx), 0, 0};
+  return philox(counter, key)[0] >> 8;
+}
+
+}  // namespace phi3
