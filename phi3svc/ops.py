@@ -15,7 +15,9 @@ Calls that are made again and again on the same tensors can be recorded in a `Pr
 
 It keeps the tensors alive, which must not be resized. What index tensors hold (token ids, slots,
 positions) counts when it runs, and is checked then. It belongs to one thread at a time, and
-`program.start()` lends it to another one until the `Run` that it returns has been waited for.
+`program.start()` lends it to another one until the `Run` that it returns has been waited for. On
+CUDA both queue its calls behind what their stream has, from the second run on as one CUDA graph, and
+`program.wait()` waits for the last run.
 
 Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
 of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,
@@ -74,6 +76,7 @@ __all__ = [
     "backend",
     "build_info",
     "classify_head",
+    "copy",
     "embedding",
     "end_on",
     "isa",
@@ -308,6 +311,15 @@ def embedding(
         _core.embedding(token_ids, table._argument, out, vocab_size=table.out_features, scale=scale)
     else:
         _core.embedding(token_ids, table, out, vocab_size=table.shape[0], scale=scale)
+
+
+def copy(source: Tensor, out: Tensor) -> None:
+    """out = source, bit for bit: of one shape and dtype, and contiguous.
+
+    With one of them on a CUDA device the copy is queued there; memory of the CPU then has to be
+    page-locked, and left alone until that is over.
+    """
+    _core.copy(source, out)
 
 
 def end_on(token_ids: Tensor, end_ids: Tensor) -> None:

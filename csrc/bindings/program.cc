@@ -8,6 +8,7 @@
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "core/check.h"
+#include "ops/copy.h"
 #include "ops/end_on.h"
 
 namespace py = pybind11;
@@ -36,7 +37,8 @@ class PyProgram {
   std::unique_ptr<ops::Program::Recording> recording_;
 };
 
-// Keeps its program, and waits for the end of the run before it lets go.
+// Keeps its program, and waits for the end of the run before it lets go; a program on a device does
+// that by itself.
 class PyRun {
  public:
   PyRun(py::object program, const PyRun* after)
@@ -44,6 +46,7 @@ class PyRun {
         run_(ops::BackgroundRun::start(program_.cast<const PyProgram&>().recorded(),
                                        after != nullptr ? after->run_ : nullptr)) {}
   ~PyRun() {
+    if (run_->is_on_device()) return;
     const py::gil_scoped_release release;
     try {
       run_->wait();
@@ -93,12 +96,32 @@ void register_program(py::module_& module) {
           },
           "Makes the calls, in one go and without the GIL. False if one of them ended the run.")
       .def(
+          "wait",
+          [](const PyProgram& self) {
+            const ops::Program& program = self.recorded();
+            const py::gil_scoped_release release;
+            program.wait();
+          },
+          "Waits for what was queued on a CUDA device; on a CPU nothing is.")
+      .def(
           "start",
           [](py::object self, const PyRun* after) {
             return std::make_unique<PyRun>(std::move(self), after);
           },
           py::arg("after") = py::none(),
-          "Runs it on another thread, behind what was started before.");
+          "Runs it on another thread, or its CUDA device, behind what was started before.");
+  module.def(
+      "copy",
+      [](py::handle source, py::handle out) {
+        Arguments arguments("copy");
+        const auto source_view = arguments.input("source", source);
+        const auto out_view = arguments.output("out", out);
+        const py::gil_scoped_release release;
+        ops::copy(source_view, out_view);
+      },
+      py::arg("source"),
+      py::arg("out"),
+      "Copies a tensor, also between a CPU's memory and a device's.");
   module.def(
       "end_on",
       [](py::handle token_ids, py::handle end_ids) {

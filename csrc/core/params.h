@@ -46,6 +46,12 @@ struct Workspace {
   std::int64_t num_bytes = 0;
 };
 
+struct CopyParams {
+  const void* source;
+  void* target;
+  std::int64_t num_bytes;
+};
+
 // What a row of a weight is, where that decides where it is packed to.
 enum class PackedRows : std::uint8_t { kPlain, kGateUp, kQkv };
 

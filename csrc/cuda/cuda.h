@@ -13,6 +13,18 @@ const char* built_for();
 // Whether ops on tensors of this device are this backend's.
 bool owns(Device device);
 
+// Makes a device the calling thread's current one, as its streams want it, while it lives.
+class DeviceScope {
+ public:
+  explicit DeviceScope(Device device);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int outer_ = 0;
+};
+
 // Bytes of workspace that an op can make use of: `attention` works with any from the least on, the
 // faster the more it has; `sample` needs all.
 std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
@@ -21,6 +33,7 @@ std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
                                        std::int64_t max_blocks);
 std::int64_t sample_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size);
 
+void copy(const CopyParams& params, Stream stream);
 void pack(const PackParams& params, Stream stream);
 void unpack(const UnpackParams& params, Stream stream);
 void quantize(const QuantizeParams& params, Stream stream);

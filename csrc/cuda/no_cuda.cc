@@ -1,6 +1,7 @@
 // The CUDA backend of a build without CUDA: every op throws.
 #include "core/check.h"
 #include "cuda/cuda.h"
+#include "cuda/graph.h"
 
 namespace phi3::cuda {
 namespace {
@@ -12,6 +13,19 @@ namespace {
 
 }  // namespace
 
+struct Graph::State {};
+
+Graph::Graph(Device) { absent("program"); }
+Graph::~Graph() = default;
+Device Graph::device() const { return {}; }
+void Graph::add(Call) {}
+void Graph::launch() {}
+void Graph::wait() const {}
+double Graph::seconds() const { return 0; }
+
+DeviceScope::DeviceScope(Device) {}
+DeviceScope::~DeviceScope() = default;
+
 const char* built_for() { return "off"; }
 bool owns(Device device) { return device.type == DeviceType::kCuda; }
 std::int64_t attention_workspace_bytes(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
@@ -19,6 +33,7 @@ std::int64_t attention_workspace_bytes(std::int64_t, std::int64_t, std::int64_t,
 }
 std::int64_t sample_workspace_bytes(std::int64_t, std::int64_t) { return 0; }
 
+void copy(const CopyParams&, Stream) { absent("copy"); }
 void pack(const PackParams&, Stream) { absent("pack_linear"); }
 void unpack(const UnpackParams&, Stream) { absent("unpack_linear"); }
 void quantize(const QuantizeParams&, Stream) { absent("quantize"); }

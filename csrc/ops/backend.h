@@ -13,18 +13,21 @@ void run_on(Device device,
             const Params& params,
             void (*cpu)(const Params&),
             void (*cuda)(const Params&, Stream)) {
-  const auto run = [cpu, cuda, device, params] {
-    if (cuda::owns(device)) {
-      cuda(params, device.stream);
+  ops::Program* program = ops::Program::recorded();
+  if (cuda::owns(device)) {
+    if (program != nullptr) {
+      program->queue(device, [cuda, params](Stream stream) { cuda(params, stream); });
     } else {
-      cpu(params);
+      const cuda::DeviceScope scope(device);
+      cuda(params, device.stream);
     }
-    return true;
-  };
-  if (ops::Program* program = ops::Program::recorded()) {
-    program->add(run);
+  } else if (program != nullptr) {
+    program->add([cpu, params] {
+      cpu(params);
+      return true;
+    });
   } else {
-    run();
+    cpu(params);
   }
 }
 

@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "cuda/graph.h"
+
 namespace phi3::ops {
 
 // What ops are asked to do, in order. Recording checks dtypes, shapes and strides as a call does;
@@ -14,6 +16,9 @@ namespace phi3::ops {
 // call. The memory of every tensor must outlive the program; `keep` helps with that.
 //
 // Running is not for two threads at once on the same outputs, as with ops.
+//
+// One whose tensors are on a CUDA device queues its calls there, behind what their stream has, and
+// does not wait for them.
 class Program {
  public:
   // While it lives, ops that its thread calls are added to `program` instead of being run. The
@@ -33,7 +38,10 @@ class Program {
   static Program* recorded();
 
   // A call that returns false ends the run it is part of.
-  void add(std::function<bool()> call) { calls_.push_back(std::move(call)); }
+  void add(std::function<bool()> call);
+
+  // A call that queues work on a CUDA device. A program has either these or the others.
+  void queue(Device device, cuda::Graph::Call call);
 
   // Holds on to what a call needs, for as long as the program lives.
   void keep(std::shared_ptr<void> owner) { owners_.push_back(std::move(owner)); }
@@ -42,15 +50,24 @@ class Program {
   // those behind it are then not made.
   bool run() const;
 
-  std::size_t size() const { return calls_.size(); }
+  // Until what was queued on a CUDA device is over. Throws what went wrong with it.
+  void wait() const;
+
+  // Its calls on a CUDA device, or null.
+  cuda::Graph* graph() const { return graph_.get(); }
+
+  std::size_t size() const { return size_; }
 
  private:
+  std::size_t size_ = 0;
   std::vector<std::function<bool()>> calls_;
   std::vector<std::shared_ptr<void>> owners_;
+  std::unique_ptr<cuda::Graph> graph_;  // destroyed first: it may be running
 };
 
 // A run of a program on the background thread, one at a time in the order in which they were
-// started.
+// started; or, of one on a CUDA device, on that, where none is ended by what was before it, and the
+// program's last run stands for all.
 class BackgroundRun {
  public:
   // `program` must live until the run is over. It is not begun if `after`, started before, throws
@@ -62,11 +79,15 @@ class BackgroundRun {
   bool wait() const;
 
   // How long it took; only once it is over.
-  double seconds() const { return seconds_; }
+  double seconds() const { return graph_ != nullptr ? graph_->seconds() : seconds_; }
+
+  // Whether it is on a CUDA device; then its program sees to it that it has what it needs.
+  bool is_on_device() const { return graph_ != nullptr; }
 
  private:
   void run(const Program& program, const BackgroundRun* after);
 
+  const cuda::Graph* graph_ = nullptr;
   std::atomic<std::uint32_t> is_over_{0};
   bool is_complete_ = false;
   std::exception_ptr error_;
