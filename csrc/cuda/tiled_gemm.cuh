@@ -1,0 +1,147 @@
+// The GEMM of many tokens on mma.sync: a block of warps shares the stages of one tile of weight
+// rows and tokens, through all spans of k.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/gemm_tiles.cuh"
+
+namespace phi3::cuda {
+
+// Warps of a block, and what each has of its tile.
+template <int kRows, int kTokens>
+struct TileWarps {
+  static constexpr int kAcrossRows = 2;
+  static constexpr int kAcrossTokens = kTokens / 32;
+  static constexpr int kThreads = kAcrossRows * kAcrossTokens * kWarpSize;
+  static constexpr int kWarpRows = kRows / kAcrossRows;
+  static constexpr int kRowTiles = kWarpRows / 16;
+  static constexpr int kTokenTiles = 4;
+};
+
+// The sums of a warp's part of a tile; adds up spans.
+template <typename Warps>
+struct WarpSums {
+  float span[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
+  float total[Warps::kRowTiles][Warps::kTokenTiles][4];
+
+  PHI3_DEVICE void end_span(bool is_first) {
+#pragma unroll
+    for (int i = 0; i < Warps::kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < Warps::kTokenTiles; ++j) {
+#pragma unroll
+        for (int d = 0; d < 4; ++d) {
+          total[i][j][d] = is_first ? span[i][j][d] : total[i][j][d] + span[i][j][d];
+          span[i][j][d] = 0;
+        }
+      }
+    }
+  }
+};
+
+template <typename W, typename Warps, int kTokens>
+PHI3_DEVICE void multiply_step(WarpSums<Warps>& sums,
+                               const unsigned char* weights,
+                               const unsigned char* tokens,
+                               int row,
+                               int token,
+                               int step,
+                               int lane) {
+  std::uint32_t b[Warps::kTokenTiles][2];
+#pragma unroll
+  for (int j = 0; j < Warps::kTokenTiles; j += 2) {
+    load_tokens<kTokens>(b[j], b[j + 1], tokens, token + j * 8, step, lane);
+  }
+#pragma unroll
+  for (int i = 0; i < Warps::kRowTiles; ++i) {
+    std::uint32_t a[4];
+    load_weights<W>(a, weights, row + i * 16, step, lane);
+#pragma unroll
+    for (int j = 0; j < Warps::kTokenTiles; ++j) mma_m16n8k16(sums.span[i][j], a, b[j]);
+  }
+}
+
+template <typename W, int kRows, int kTokens, typename Epilogue>
+__global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
+    tiled_gemm(GemmParams<Epilogue> p) {
+  using Warps = TileWarps<kRows, kTokens>;
+  constexpr GemmTile kTile{kRows, kTokens};
+  constexpr int kStageK = stage_k(sizeof(W));
+  constexpr int kStageBytes = stage_bytes(kTile, sizeof(W));
+  constexpr int kStages = num_tiled_stages(kTile, sizeof(W));
+  constexpr int kPaddedRows = kRows + 4;  // lanes that write different tokens: different banks
+  static_assert(kTokens * kPaddedRows * sizeof(float) <= tiled_shared_bytes(kTile, sizeof(W)));
+  const GemmOperands& in = p.operands;
+  const TileIndex tile =
+      tile_of(blockIdx.x,
+              static_cast<std::uint32_t>((in.num_rows + kRows - 1) / kRows),
+              static_cast<std::uint32_t>((in.num_tokens + kTokens - 1) / kTokens));
+  const std::int64_t row = std::int64_t{tile.row} * kRows;
+  const std::int64_t token = std::int64_t{tile.token} * kTokens;
+  const int thread = threadIdx.x;
+  const int lane = thread % kWarpSize;
+  const int warp_row = thread / kWarpSize % Warps::kAcrossRows * Warps::kWarpRows;
+  const int warp_token = thread / kWarpSize / Warps::kAcrossRows * (Warps::kTokenTiles * 8);
+
+  const auto copy_stage = [&](int slot, StageWalk& stage) {
+    if (stage.k < in.padded_k) {
+      unsigned char* const at = shared_memory() + slot * kStageBytes;
+      copy_weights<W, kRows, Warps::kThreads, false>(in, at, row, stage, thread);
+      copy_tokens<kStageK, kTokens, Warps::kThreads>(
+          in, at + kRows * kTileRowBytes, token, stage, thread);
+      stage.advance(kStageK, in.span, in.padded_k);
+    }
+    cp_async_commit();
+  };
+  StageWalk walk(0, in.span, in.padded_k);
+  StageWalk ahead = walk;
+  for (int slot = 0; slot < kStages - 1; ++slot) copy_stage(slot, ahead);
+  WarpSums<Warps> sums;
+  int slot = 0;
+  bool is_first = true;
+  while (walk.k < in.padded_k) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();
+    copy_stage(slot == 0 ? kStages - 1 : slot - 1, ahead);
+    const unsigned char* const weights = shared_memory() + slot * kStageBytes;
+    const unsigned char* const tokens = weights + kRows * kTileRowBytes;
+    const int num_steps = walk.num_steps(kStageK);
+#pragma unroll 2
+    for (int step = 0; step < kStageK / 16; ++step) {
+      if (step >= num_steps) break;
+      multiply_step<W, Warps, kTokens>(sums, weights, tokens, warp_row, warp_token, step, lane);
+    }
+    if (walk.ends_span(kStageK)) {
+      sums.end_span(is_first);
+      is_first = false;
+    }
+    walk.advance(kStageK, in.span, in.padded_k);
+    slot = slot == kStages - 1 ? 0 : slot + 1;
+  }
+
+  __syncthreads();  // the stages' memory is free
+  auto* const staged = reinterpret_cast<float*>(shared_memory());
+#pragma unroll
+  for (int i = 0; i < Warps::kRowTiles; ++i) {
+#pragma unroll
+    for (int j = 0; j < Warps::kTokenTiles; ++j) {
+#pragma unroll
+      for (int d = 0; d < 4; ++d) {
+        const int at_row = warp_row + i * 16 + lane / 4 + d / 2 * 8;
+        const int at_token = warp_token + j * 8 + lane % 4 * 2 + d % 2;
+        staged[at_token * kPaddedRows + at_row] = sums.total[i][j][d];
+      }
+    }
+  }
+  __syncthreads();
+  for (int idx = thread; idx < kTokens * kRows / 2; idx += Warps::kThreads) {
+    const int at_token = idx / (kRows / 2);
+    const int at_row = idx % (kRows / 2) * 2;
+    if (token + at_token >= in.num_tokens || row + at_row >= in.num_rows) continue;
+    const float* const pair = staged + at_token * kPaddedRows + at_row;
+    Epilogue::store(p.epilogue, token + at_token, row + at_row, pair[0], pair[1]);
+  }
+}
+
+}  // namespace phi3::cuda

@@ -1,0 +1,141 @@
+#include <cstdint>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "cuda/gemm_plan.h"
+
+using namespace phi3;
+using namespace phi3::cuda;
+
+namespace {
+
+struct Weight {
+  std::int64_t num_rows, k;
+};
+
+// Of Phi-3-mini, Phi-3-medium and Phi-4-mini: qkv, o, gate_up, down, lm_head.
+constexpr Weight kWeights[] = {{9216, 3072},
+                               {3072, 3072},
+                               {16384, 3072},
+                               {3072, 8192},
+                               {32064, 3072},
+                               {7680, 5120},
+                               {5120, 5120},
+                               {35840, 5120},
+                               {5120, 17920},
+                               {32064, 5120},
+                               {5120, 3072},
+                               {200064, 3072}};
+constexpr std::int64_t kTokens[] = {1, 2, 7, 8, 9, 16, 17, 32, 63, 64, 65, 128, 200, 512, 4096};
+constexpr GemmDevice kSm80{.num_sms = 108, .has_wgmma = false, .mma_agrees = false};
+constexpr GemmDevice kSm90{.num_sms = 132, .has_wgmma = true, .mma_agrees = true};
+constexpr GemmDevice kSm90Apart{.num_sms = 132, .has_wgmma = true, .mma_agrees = false};
+
+GemmPlan plan(std::int64_t num_tokens,
+              std::int64_t num_rows,
+              const GemmDevice& device,
+              GemmPolicy policy = GemmPolicy::kDeterministic) {
+  return plan_gemm(
+      {.num_tokens = num_tokens, .num_rows = num_rows, .is_f32 = false}, device, policy);
+}
+
+template <std::size_t kSize>
+bool is_one_of(GemmTile tile, const GemmTile (&tiles)[kSize]) {
+  for (const GemmTile& one : tiles) {
+    if (one == tile) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+TEST(spans_cover_k_and_hold_whole_stages) {
+  for (std::int64_t k = 1; k <= 20000; k += k < 300 ? 1 : 61) {
+    const std::int64_t span = gemm_span(k);
+    EXPECT(kGemmSpans * span >= cuda_columns(k));
+    EXPECT_EQ(span % 64, 0);
+    EXPECT(kGemmSpans * (span - 64) < k);
+  }
+  EXPECT_EQ(gemm_span(3072), 768);
+  EXPECT_EQ(gemm_span(17920), 4480);
+  EXPECT_EQ(gemm_span(64), 64);
+}
+
+TEST(blocks_fit_every_gpu) {
+  for (const int weight_bytes : {1, 2}) {
+    for (const GemmTile& tile : kDecodeTiles) {
+      EXPECT(num_decode_stages(tile, weight_bytes) >= 3);
+      EXPECT(decode_shared_bytes(tile, weight_bytes) <= kMaxGemmSharedBytes);
+    }
+    for (const GemmTile& tile : kTiledTiles) {
+      EXPECT(num_tiled_stages(tile, weight_bytes) >= 2);
+      EXPECT(tiled_shared_bytes(tile, weight_bytes) <= kMaxGemmSharedBytes);
+    }
+  }
+}
+
+TEST(every_tile_is_one_blocks) {
+  for (const auto& [num_row_tiles, num_token_tiles] : std::vector<std::pair<unsigned, unsigned>>{
+           {1, 1}, {1, 8}, {5, 3}, {24, 9}, {72, 32}, {251, 17}, {2, 65}}) {
+    std::set<std::pair<unsigned, unsigned>> seen;
+    for (unsigned block = 0; block < num_row_tiles * num_token_tiles; ++block) {
+      const TileIndex tile = tile_of(block, num_row_tiles, num_token_tiles);
+      EXPECT(tile.row < num_row_tiles && tile.token < num_token_tiles);
+      seen.emplace(tile.row, tile.token);
+    }
+    EXPECT_EQ(seen.size(), std::size_t{num_row_tiles} * num_token_tiles);
+  }
+}
+
+TEST(a_plan_names_a_tile_that_exists) {
+  for (const Weight& weight : kWeights) {
+    for (const std::int64_t num_tokens : kTokens) {
+      for (const GemmDevice& device : {kSm80, kSm90, kSm90Apart}) {
+        const GemmPlan planned = plan(num_tokens, weight.num_rows, device);
+        if (planned.kernel == GemmKernel::kDecode) {
+          EXPECT(is_one_of(planned.tile, kDecodeTiles));
+          EXPECT(num_tokens <= planned.tile.tokens);
+        } else if (planned.kernel == GemmKernel::kTiled) {
+          EXPECT(is_one_of(planned.tile, kTiledTiles));
+        } else {
+          EXPECT(planned.kernel == GemmKernel::kWgmma && device.has_wgmma);
+        }
+      }
+    }
+  }
+}
+
+TEST(few_tokens_take_the_decode_kernel_where_it_may_be_mixed) {
+  EXPECT(plan(16, 3072, kSm80).kernel == GemmKernel::kDecode);
+  EXPECT(plan(17, 3072, kSm80).kernel == GemmKernel::kTiled);
+  EXPECT(plan(16, 3072, kSm90).kernel == GemmKernel::kDecode);
+  EXPECT(plan(17, 3072, kSm90).kernel == GemmKernel::kWgmma);
+  EXPECT(plan(1, 3072, kSm90Apart).kernel == GemmKernel::kWgmma);
+  EXPECT(plan(1, 3072, kSm90Apart, GemmPolicy::kFree).kernel == GemmKernel::kDecode);
+}
+
+TEST(blocks_of_more_rows_wait_until_there_is_one_for_everyone) {
+  EXPECT((plan(1, 32064, kSm80).tile == GemmTile{16, 8}));
+  EXPECT((plan(16, 3072, kSm80).tile == GemmTile{16, 16}));
+  EXPECT((plan(16, 9216, kSm80).tile == GemmTile{32, 16}));
+  EXPECT((plan(64, 32064, kSm80).tile == GemmTile{64, 64}));
+  EXPECT((plan(512, 3072, kSm80).tile == GemmTile{64, 64}));
+  EXPECT((plan(4096, 3072, kSm80).tile == GemmTile{128, 128}));
+}
+
+TEST(float32_models_have_one_kernel) {
+  for (const std::int64_t num_tokens : kTokens) {
+    const GemmPlan planned = plan_gemm(
+        {.num_tokens = num_tokens, .num_rows = 3072, .is_f32 = true}, kSm90, GemmPolicy::kFree);
+    EXPECT(planned.kernel == GemmKernel::kFloat32);
+  }
+}
+
+TEST(the_policy_is_the_process_s) {
+  EXPECT(gemm_policy() == GemmPolicy::kDeterministic);
+  set_gemm_policy(GemmPolicy::kFree);
+  EXPECT(gemm_policy() == GemmPolicy::kFree);
+  set_gemm_policy(GemmPolicy::kDeterministic);
+}
