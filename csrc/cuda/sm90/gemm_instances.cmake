@@ -1,0 +1,10 @@
+# The GEMM kernels of sm_90a, a source file each: appended to PHI3_CUDA_CUTLASS_SOURCES.
+foreach(format kBFloat16 kFloat8)
+  foreach(tile k64x16 k64x32 k64x64 k128x128)
+    foreach(epilogue StoreEpilogue GatedEpilogue QkvRopeEpilogue)
+      set(source ${CMAKE_CURRENT_BINARY_DIR}/gemm_${format}_${tile}_${epilogue}.cu)
+      configure_file(${CMAKE_CURRENT_LIST_DIR}/gemm_instance.cu.in ${source} @ONLY)
+      list(APPEND PHI3_CUDA_CUTLASS_SOURCES ${source})
+    endforeach()
+  endforeach()
+endforeach()

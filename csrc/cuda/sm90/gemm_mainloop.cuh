@@ -1,0 +1,53 @@
+// The sums of a tile in spans of k, over a mainloop of CUTLASS.
+#pragma once
+
+#include <cutlass/cutlass.h>
+
+#include <cute/tensor.hpp>
+
+namespace phi3::cuda::sm90 {
+
+// Into how many spans of k every GEMM cuts its sums; the length of each is a multiple of the 64 k
+// of a tile.
+inline constexpr int kSpans = 4;
+
+// As `Base`, a warp-specialised mainloop, but each span is summed from zero and the sums of spans
+// are added in order: ((p0 + p1) + p2) + p3.
+template <class Base>
+struct SpanMainloop : Base {
+  using typename Base::MainloopPipeline;
+  using typename Base::Params;
+  using typename Base::PipelineState;
+  using typename Base::TensorStorage;
+
+  template <class Accumulators>
+  CUTLASS_DEVICE void mma(MainloopPipeline pipeline,
+                          PipelineState state,
+                          Accumulators& sums,
+                          int num_k_tiles,
+                          int thread_idx,
+                          TensorStorage& shared,
+                          const Params& params) {
+    const int span = (num_k_tiles + kSpans - 1) / kSpans;
+    auto partial = cute::make_fragment_like(sums);
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int first = 0; first < num_k_tiles; first += span) {
+      const int count = cute::min(span, num_k_tiles - first);
+      Base::mma(pipeline, state, partial, count, thread_idx, shared, params);
+      Base::mma_tail(pipeline, state, count);  // waits for the sums
+      cute::warpgroup_fence_operand(partial);
+      state.advance(count);
+      if (first == 0) {  // a sum with zero would turn -0 into 0
+        cute::copy(partial, sums);
+      } else {
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < cute::size(sums); ++i) sums(i) += partial(i);
+      }
+    }
+  }
+
+  // Nothing is left: `mma` has released every stage.
+  CUTLASS_DEVICE void mma_tail(MainloopPipeline, PipelineState, int) {}
+};
+
+}  // namespace phi3::cuda::sm90
