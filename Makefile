@@ -7,15 +7,20 @@ TORCH  ?= torch==2.13.0
 PEERS  ?= .venv-peers
 NODE   := tests/clients/node
 BUF    := $(NODE)/node_modules/.bin/buf
-SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc' 'tests/bench/*.cc')
+SOURCES = $(shell git ls-files 'csrc/*' 'tests/cpp/*' 'tests/bench/*' 'tests/cuda_*' | grep -E '\.(h|cc|cuh|cu)$$')
+# Empty where there is none. Where there is one, a build may be with CUDA.
+NVCC   := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_DEPS := $(if $(NVCC),$(VENV)/.cuda-deps)
+# For a build by hand, without pip: the interpreter and its pybind11.
+PYTHON_FLAGS = -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-slow bench bench-peers lint typecheck format protos lint-protos test-cpp sanitize \
-        embedded clean
+        cuda-check test-cuda-emulated embedded clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
-	  awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	  awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 $(VENV)/.deps: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,7 +37,14 @@ $(VENV)/.deps: pyproject.toml
 
 setup: $(VENV)/.deps ## create .venv with every dependency
 
-build: setup ## compile the extension, install phi3svc into .venv (editable)
+$(VENV)/.cuda-deps: $(VENV)/.deps
+	@echo "==> installing what the CUDA backend is built with"
+	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["optional-dependencies"]["cuda"], sep="\n")' > $(VENV)/cuda-requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(VENV)/cuda-requirements.txt
+	@touch $@
+
+build: setup $(if $(filter off emulated,$(PHI3SVC_CUDA)),,$(CUDA_DEPS)) ## compile the extension, install phi3svc into .venv (editable)
 	@echo "==> compiling the extension and installing phi3svc"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 
@@ -104,6 +116,17 @@ sanitize: setup ## the C++ tests under address+undefined and thread sanitizers
 	  $(BIN)/cmake --build build/san-$$kind && \
 	  $(BIN)/ctest --test-dir build/san-$$kind --output-on-failure || exit 1; \
 	done
+
+cuda-check: setup $(CUDA_DEPS) ## compile the CUDA backend and look at its kernels; needs nvcc, no GPU
+	@test -n "$(NVCC)" || { echo "cuda-check: no nvcc on PATH nor in /usr/local/cuda/bin"; exit 1; }
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DPHI3SVC_CUDA=on $(PYTHON_FLAGS)
+	$(BIN)/cmake --build build/cuda --target _core
+	$(BIN)/python -m tests.cuda_check build/cuda/csrc/_core.*.so
+
+test-cuda-emulated: setup ## the tests of ops and model over the CUDA kernels, run by the CPU
+	$(BIN)/cmake -S . -B build/cuda-emulated -G Ninja -DPHI3SVC_CUDA=emulated $(PYTHON_FLAGS)
+	$(BIN)/cmake --build build/cuda-emulated --target _core
+	PHI3SVC_TEST_EXTENSION=$$(echo build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest tests/ops
 
 embedded: build ## train the three embedded models again, into build/embedded (half an hour)
 	$(BIN)/python -m phi3svc.embedded.training.train --out build/embedded
