@@ -99,6 +99,7 @@ __all__ = [
     "rms_norm",
     "sample",
     "sample_workspace_bytes",
+    "set_gemm_policy",
     "set_isa",
     "set_num_threads",
     "set_pin_threads",
@@ -163,6 +164,16 @@ class PackedLinear:
 def backend(device: torch.device | str) -> str:
     """Which backend runs ops on the tensors of a device, "cpu" or "cuda"; layouts are its own."""
     return _core.backend(torch.device(device).type)
+
+
+def set_gemm_policy(name: str) -> None:
+    """Choose how GEMMs on CUDA are computed, in the whole process.
+
+    "deterministic", as at first: a row has the same bits in every batch. "free": by the fastest
+    kernel, whose matrix instruction may round another way than that of another batch size. It is
+    there to measure what determinism costs. Programs that have run once keep what they had.
+    """
+    _core.set_gemm_policy(name)
 
 
 def packed_shape(

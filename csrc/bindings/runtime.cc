@@ -8,6 +8,7 @@
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cuda/cuda.h"
+#include "cuda/gemm_plan.h"
 
 namespace py = pybind11;
 
@@ -54,6 +55,10 @@ void register_runtime(py::module_& module) {
       },
       py::arg("device_type"),
       "Which backend runs ops on the tensors of a device.");
+  module.def("set_gemm_policy",
+             &cuda::set_gemm_policy,
+             py::arg("name"),
+             "Whether GEMMs on CUDA are \"deterministic\" or \"free\".");
   module.def("build_info", &build_info, "How this extension was built.");
 }
 

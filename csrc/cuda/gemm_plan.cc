@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "core/check.h"
+
 namespace phi3::cuda {
 namespace {
 
@@ -24,7 +26,14 @@ GemmTile tiled_tile(const GemmShape& shape, int num_sms) {
 
 }  // namespace
 
-void set_gemm_policy(GemmPolicy policy) { policy_of_process = policy; }
+void set_gemm_policy(std::string_view name) {
+  PHI3_CHECK(name == "deterministic" || name == "free",
+             "gemm policy is '",
+             name,
+             "', expected deterministic or free");
+  policy_of_process = name == "free" ? GemmPolicy::kFree : GemmPolicy::kDeterministic;
+}
+
 GemmPolicy gemm_policy() { return policy_of_process; }
 
 GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, GemmPolicy policy) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "core/weight_format.h"
 #include "cuda/sm90/gemm_tile.h"
@@ -92,8 +93,9 @@ constexpr TileIndex tile_of(std::uint32_t block,
 // costs.
 enum class GemmPolicy : std::uint8_t { kDeterministic, kFree };
 
-// Of the whole process; what is captured in a graph stays as it is.
-void set_gemm_policy(GemmPolicy policy);
+// Of the whole process, "deterministic" unless "free" is set; what a graph has captured stays as it
+// is.
+void set_gemm_policy(std::string_view name);
 GemmPolicy gemm_policy();
 
 struct GemmShape {

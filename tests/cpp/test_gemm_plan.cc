@@ -135,7 +135,8 @@ TEST(float32_models_have_one_kernel) {
 
 TEST(the_policy_is_the_process_s) {
   EXPECT(gemm_policy() == GemmPolicy::kDeterministic);
-  set_gemm_policy(GemmPolicy::kFree);
+  set_gemm_policy("free");
   EXPECT(gemm_policy() == GemmPolicy::kFree);
-  set_gemm_policy(GemmPolicy::kDeterministic);
+  set_gemm_policy("deterministic");
+  EXPECT_ERROR(set_gemm_policy("fast"), "gemm policy is 'fast', expected deterministic or free");
 }
