@@ -5,11 +5,9 @@
 
 #include <cute/tensor.hpp>
 
-namespace phi3::cuda::sm90 {
+#include "cuda/gemm_plan.h"
 
-// Into how many spans of k every GEMM cuts its sums; the length of each is a multiple of the 64 k
-// of a tile.
-inline constexpr int kSpans = 4;
+namespace phi3::cuda::sm90 {
 
 // As `Base`, a warp-specialised mainloop, but each span is summed from zero and the sums of spans
 // are added in order: ((p0 + p1) + p2) + p3.
@@ -28,7 +26,8 @@ struct SpanMainloop : Base {
                           int thread_idx,
                           TensorStorage& shared,
                           const Params& params) {
-    const int span = (num_k_tiles + kSpans - 1) / kSpans;
+    // gemm_span(k), in tiles of 64.
+    const int span = (num_k_tiles + kGemmSpans - 1) / kGemmSpans;
     auto partial = cute::make_fragment_like(sums);
     CUTLASS_PRAGMA_NO_UNROLL
     for (int first = 0; first < num_k_tiles; first += span) {
