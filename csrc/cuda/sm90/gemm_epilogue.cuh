@@ -47,6 +47,15 @@ class StagedEpilogueOp {
     return true;
   }
 
+  // Row and token within the tile of each sum of a thread.
+  template <class TiledMma, class TileShape>
+  CUTLASS_HOST_DEVICE static auto coords_of(const TiledMma& tiled_mma,
+                                            const TileShape& tile_shape,
+                                            int thread_idx) {
+    return tiled_mma.get_slice(thread_idx)
+        .partition_C(cute::make_identity_tensor(cute::take<0, 2>(tile_shape)));
+  }
+
   CUTLASS_DEVICE explicit StagedEpilogueOp(const Params& params) : params_(params) {}
 
   template <class Shape,

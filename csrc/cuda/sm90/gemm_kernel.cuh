@@ -42,7 +42,11 @@ struct TileTraits {
                                        cutlass::gemm::KernelTmaWarpSpecialized>;
 };
 
-// Weight: cutlass::bfloat16_t or cutlass::float_e4m3_t, which is widened in registers.
+// The latter is widened in registers.
+template <WeightFormat kFormat>
+using WeightElement = cute::
+    conditional_t<kFormat == WeightFormat::kFloat8, cutlass::float_e4m3_t, cutlass::bfloat16_t>;
+
 template <class Weight, GemmTile kTile, class EpilogueStorage>
 struct Mainloop {
   using Traits = TileTraits<kTile>;
@@ -89,7 +93,8 @@ struct GemmKernel
 
 template <class Kernel, class Weight>
 typename Kernel::Arguments kernel_arguments(const GemmProblem& problem,
-                                            const typename Kernel::EpilogueArguments& epilogue) {
+                                            const typename Kernel::EpilogueArguments& epilogue,
+                                            const DeviceProperties& device) {
   const std::int64_t k = problem.weight.in_features;
   typename Kernel::Arguments arguments{};
   arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
@@ -102,8 +107,8 @@ typename Kernel::Arguments kernel_arguments(const GemmProblem& problem,
   arguments.mainloop.ptr_B = static_cast<const cutlass::bfloat16_t*>(problem.x);
   arguments.mainloop.dB = {problem.x_stride, cute::_1{}, 0};
   arguments.epilogue = epilogue;
-  arguments.hw_info.device_id = current_device().index;
-  arguments.hw_info.sm_count = current_device().num_sms;
+  arguments.hw_info.device_id = device.index;
+  arguments.hw_info.sm_count = device.num_sms;
   return arguments;
 }
 
@@ -135,7 +140,7 @@ void run_gemm(const GemmProblem& problem,
   using Weight = cute::
       conditional_t<kFormat == WeightFormat::kFloat8, cutlass::float_e4m3_t, cutlass::bfloat16_t>;
   using Kernel = GemmKernel<Weight, kTile, Epilogue>;
-  const auto arguments = kernel_arguments<Kernel, Weight>(problem, epilogue);
+  const auto arguments = kernel_arguments<Kernel, Weight>(problem, epilogue, current_device());
   PHI3_CHECK(Kernel::can_implement(arguments),
              "cuda: a GEMM of k ",
              problem.weight.in_features,

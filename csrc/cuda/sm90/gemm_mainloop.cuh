@@ -9,6 +9,11 @@
 
 namespace phi3::cuda::sm90 {
 
+// gemm_span(k) in tiles of 64 k, of num_k_tiles that hold k.
+CUTLASS_HOST_DEVICE constexpr int span_tiles(int num_k_tiles) {
+  return (num_k_tiles + kGemmSpans - 1) / kGemmSpans;
+}
+
 // As `Base`, a warp-specialised mainloop, but each span is summed from zero and the sums of spans
 // are added in order: ((p0 + p1) + p2) + p3.
 template <class Base>
@@ -26,8 +31,7 @@ struct SpanMainloop : Base {
                           int thread_idx,
                           TensorStorage& shared,
                           const Params& params) {
-    // gemm_span(k), in tiles of 64.
-    const int span = (num_k_tiles + kGemmSpans - 1) / kGemmSpans;
+    const int span = span_tiles(num_k_tiles);
     auto partial = cute::make_fragment_like(sums);
     CUTLASS_PRAGMA_NO_UNROLL
     for (int first = 0; first < num_k_tiles; first += span) {
