@@ -18,14 +18,36 @@ struct SpanSums {
   float at[kTokens][kRows + 4];
 };
 
+// sums += weights · tokens of a k16 step of a stage.
+template <typename W, int kRows, int kTokens>
+PHI3_DEVICE void add_step(float (&sums)[kRows / 16][kTokens / 8][4],
+                          const unsigned char* tile,
+                          int step,
+                          int lane) {
+  const unsigned char* const tokens = tile + kRows * kTileRowBytes;
+  std::uint32_t b[kTokens / 8][2];
+  if constexpr (kTokens == 8) {
+    load_tokens<kTokens>(b[0], tokens, 0, step, lane);
+  } else {
+    load_tokens<kTokens>(b[0], b[1], tokens, 0, step, lane);
+  }
+#pragma unroll
+  for (int i = 0; i < kRows / 16; ++i) {
+    std::uint32_t a[4];
+    load_weights<W>(a, tile, i * 16, step, lane);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) mma_m16n8k16(sums[i][j], a, b[j]);
+  }
+}
+
 // The span of one warp: sums of kRows rows and kTokens tokens.
 template <typename W, int kRows, int kTokens>
 PHI3_DEVICE void sum_span(float (&sums)[kRows / 16][kTokens / 8][4],
                           const GemmOperands& in,
                           StageWalk walk,
                           unsigned char* ring,
-                          std::int64_t row,
-                          std::int64_t token,
+                          int row,
+                          int token,
                           int lane) {
   constexpr GemmTile kTile{kRows, kTokens};
   constexpr int kStageK = stage_k(sizeof(W));
@@ -51,24 +73,13 @@ PHI3_DEVICE void sum_span(float (&sums)[kRows / 16][kTokens / 8][4],
     __syncwarp();
     copy_stage(slot == 0 ? kStages - 1 : slot - 1, ahead);
     const unsigned char* const tile = ring + slot * kStageBytes;
-    const unsigned char* const tokens = tile + kRows * kTileRowBytes;
-    const int num_steps = walk.num_steps(kStageK);
+    const auto add = [&](int step) { add_step<W, kRows, kTokens>(sums, tile, step, lane); };
+    if (walk.k + kStageK <= walk.span_end) {
 #pragma unroll
-    for (int step = 0; step < kStageK / 16; ++step) {
-      if (step >= num_steps) break;
-      std::uint32_t b[kTokens / 8][2];
-      if constexpr (kTokens == 8) {
-        load_tokens<kTokens>(b[0], tokens, 0, step, lane);
-      } else {
-        load_tokens<kTokens>(b[0], b[1], tokens, 0, step, lane);
-      }
-#pragma unroll
-      for (int i = 0; i < kRows / 16; ++i) {
-        std::uint32_t a[4];
-        load_weights<W>(a, tile, i * 16, step, lane);
-#pragma unroll
-        for (int j = 0; j < kTokens / 8; ++j) mma_m16n8k16(sums[i][j], a, b[j]);
-      }
+      for (int step = 0; step < kStageK / 16; ++step) add(step);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < walk.num_steps(kStageK); ++step) add(step);
     }
     slot = slot == kStages - 1 ? 0 : slot + 1;
   }
@@ -83,8 +94,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_gemm(GemmParams<Epil
   const GemmOperands& in = p.operands;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
-  const std::int64_t row = std::int64_t{blockIdx.x} * kRows;
-  const std::int64_t token = std::int64_t{blockIdx.y} * kTokens;
+  const int row = static_cast<int>(blockIdx.x) * kRows;
+  const int token = static_cast<int>(blockIdx.y) * kTokens;
   float sums[kRows / 16][kTokens / 8][4] = {};
   const int begin = warp * in.span;
   if (begin < in.padded_k) {

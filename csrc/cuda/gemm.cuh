@@ -119,10 +119,10 @@ void gemm(const GemmProblem& problem, const typename Epilogue::Params& epilogue,
   }
   const GemmParams<Epilogue> params{
       .operands = {.weight = static_cast<const unsigned char*>(weight.data),
-                   .num_rows = num_rows(weight),
                    .x = static_cast<const unsigned char*>(problem.x.data),
                    .x_stride = problem.x.stride,
-                   .num_tokens = problem.num_tokens,
+                   .num_rows = static_cast<std::int32_t>(num_rows(weight)),
+                   .num_tokens = static_cast<std::int32_t>(problem.num_tokens),
                    .k = static_cast<std::int32_t>(weight.in_features),
                    .padded_k = static_cast<std::int32_t>(cuda_columns(weight.in_features)),
                    .span = static_cast<std::int32_t>(gemm_span(weight.in_features)),

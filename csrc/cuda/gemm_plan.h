@@ -42,11 +42,12 @@ inline constexpr std::int64_t kMaxDecodeTokens = 16;
 // A row of a tile in shared memory; what weights it holds is the k of a stage.
 inline constexpr int kTileRowBytes = 128;
 
+inline constexpr int kActivationBytes = 2;
 constexpr int stage_k(int weight_bytes) { return kTileRowBytes / weight_bytes; }
 
 // Bytes of the weights and activations of a stage.
 constexpr int stage_bytes(GemmTile tile, int weight_bytes) {
-  return tile.rows * kTileRowBytes + tile.tokens * stage_k(weight_bytes) * 2;
+  return tile.rows * kTileRowBytes + tile.tokens * stage_k(weight_bytes) * kActivationBytes;
 }
 
 // Blocks stay below what every GPU from sm_80 on can give to one, 99 KB.

@@ -14,12 +14,11 @@
 namespace phi3::cuda {
 
 struct GemmOperands {
-  const unsigned char* weight;  // W [padded rows, padded k]
-  std::int64_t num_rows;        // padded
+  const unsigned char* weight;  // W [padded rows, padded k]: num_rows, padded_k
   const unsigned char* x;       // A [T, k]
   std::int64_t x_stride;        // in bytes
-  std::int64_t num_tokens;
-  std::int32_t k, padded_k, span;
+  std::int32_t num_rows, num_tokens, k;
+  std::int32_t padded_k, span;
   bool x_is_aligned;  // its rows can be copied 16 bytes at a time
 };
 
@@ -54,35 +53,30 @@ struct StageWalk {
   }
 };
 
-// Starts copying kRows weight rows from `row` on, of a stage's k. Rows that do not exist are left
-// as they are: they are in no sum that anyone asks for.
+// Starts copying kRows weight rows from `row` on, of a stage's k. What does not exist, or is of
+// another span, becomes 0.
 template <typename W, int kRows, int kThreads, bool kIsReadOnce>
-PHI3_DEVICE void copy_weights(const GemmOperands& in,
-                              unsigned char* tile,
-                              std::int64_t row,
-                              const StageWalk& walk,
-                              int thread) {
+PHI3_DEVICE void copy_weights(
+    const GemmOperands& in, unsigned char* tile, int row, const StageWalk& walk, int thread) {
   constexpr int kRowsApart = kThreads / 8;
+  constexpr int kBytes = sizeof(W);
   const int first_row = thread / 8;
   const int chunk = thread % 8;
-  const int k = walk.k + chunk * static_cast<int>(16 / sizeof(W));
-  if (k >= walk.span_end) return;
-  const std::int64_t row_bytes = std::int64_t{in.padded_k} * static_cast<int>(sizeof(W));
-  const unsigned char* from =
-      in.weight + (row + first_row) * row_bytes + k * static_cast<int>(sizeof(W));
-  std::int64_t left = in.num_rows - row - first_row;
+  const int k = walk.k + chunk * (16 / kBytes);
+  const std::int64_t row_bytes = std::int64_t{in.padded_k} * kBytes;
+  const unsigned char* from = in.weight + (row + first_row) * row_bytes + std::int64_t{k} * kBytes;
 #pragma unroll
   for (int i = 0; i < kRows / kRowsApart; ++i) {
-    if (left > 0) {
-      unsigned char* const to = tile + chunk_offset(first_row + i * kRowsApart, chunk);
-      if constexpr (kIsReadOnce) {
-        cp_async16_once(to, from);
-      } else {
-        cp_async16(to, from);
-      }
+    const int at = first_row + i * kRowsApart;
+    // Padded rows come in panels of 16.
+    const bool is_valid = k < walk.span_end && (kRows == kPanelRows || row + at < in.num_rows);
+    unsigned char* const to = tile + chunk_offset(at, chunk);
+    if constexpr (kIsReadOnce) {
+      cp_async16_once(to, from, is_valid);
+    } else {
+      cp_async16(to, from, is_valid);
     }
     from += kRowsApart * row_bytes;
-    left -= kRowsApart;
   }
 }
 
@@ -99,40 +93,34 @@ PHI3_DEVICE void copy_unaligned(const unsigned char* x, int left, unsigned char*
   *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-// Starts copying kTokens tokens from `token` on, of a stage's k, as tiles of 64 k each. Zeros
-// follow the last k; tokens that do not exist are left as they are.
+// Starts copying kTokens tokens from `token` on, of a stage's k, as tiles of 64 k each. What does
+// not exist, or is of another span, becomes 0.
 template <int kStageK, int kTokens, int kThreads>
-PHI3_DEVICE void copy_tokens(const GemmOperands& in,
-                             unsigned char* tile,
-                             std::int64_t token,
-                             const StageWalk& walk,
-                             int thread) {
+PHI3_DEVICE void copy_tokens(
+    const GemmOperands& in, unsigned char* tile, int token, const StageWalk& walk, int thread) {
   constexpr int kChunks = kStageK / 8;
   constexpr int kTokensApart = kThreads / kChunks;
+  const int first_token = thread / kChunks;
   const int chunk = thread % kChunks;
   const int k = walk.k + chunk * 8;
-  if (k >= walk.span_end) return;
+  const int left = (walk.span_end < in.k ? walk.span_end : in.k) - k;
+  const unsigned char* from =
+      in.x + (token + first_token) * in.x_stride + std::int64_t{k} * kActivationBytes;
   tile += chunk / 8 * (kTokens * kTileRowBytes);
-  const int first_token = thread / kChunks;
-  const unsigned char* from = in.x + (token + first_token) * in.x_stride + k * 2;
-  std::int64_t left = in.num_tokens - token - first_token;
   if (!in.x_is_aligned) {
 #pragma unroll 1  // rare: worth no registers
-    for (int at = first_token; at < kTokens && left > 0; at += kTokensApart) {
-      copy_unaligned(from, in.k - k, tile + chunk_offset(at, chunk % 8));
+    for (int at = first_token; at < kTokens; at += kTokensApart) {
+      copy_unaligned(
+          from, token + at < in.num_tokens ? left : 0, tile + chunk_offset(at, chunk % 8));
       from += kTokensApart * in.x_stride;
-      left -= kTokensApart;
     }
     return;
   }
 #pragma unroll
   for (int i = 0; i < kTokens / kTokensApart; ++i) {
-    if (left > 0) {
-      unsigned char* const to = tile + chunk_offset(first_token + i * kTokensApart, chunk % 8);
-      cp_async16(to, k < in.k ? from : in.x, k < in.k);
-    }
+    const int at = first_token + i * kTokensApart;
+    cp_async16(tile + chunk_offset(at, chunk % 8), from, left > 0 && token + at < in.num_tokens);
     from += kTokensApart * in.x_stride;
-    left -= kTokensApart;
   }
 }
 
@@ -144,7 +132,7 @@ PHI3_DEVICE void load_weights(
 template <>
 PHI3_DEVICE void load_weights<BFloat16>(
     std::uint32_t (&a)[4], const unsigned char* tile, int row, int step, int lane) {
-  ldmatrix_x4(a, tile + chunk_offset(row + lane % 16, 2 * step + lane / 16));
+  ldmatrix_x4(a, tile + chunk_offset(row + lane % 16, 2 * step ^ lane / 16));
 }
 
 template <>
@@ -166,7 +154,7 @@ PHI3_DEVICE void load_tokens(
     std::uint32_t (&b)[2], const unsigned char* tile, int token, int step, int lane) {
   ldmatrix_x2(b,
               tile + step / 4 * (kTokens * kTileRowBytes) +
-                  chunk_offset(token + lane % 8, step % 4 * 2 + lane / 8 % 2));
+                  chunk_offset(token + lane % 8, step % 4 * 2 ^ lane / 8 % 2));
 }
 
 // The same for sixteen tokens: b of the first eight, and of the others.
@@ -180,7 +168,7 @@ PHI3_DEVICE void load_tokens(std::uint32_t (&b0)[2],
   std::uint32_t both[4];
   ldmatrix_x4(both,
               tile + step / 4 * (kTokens * kTileRowBytes) +
-                  chunk_offset(token + lane % 8 + lane / 16 * 8, step % 4 * 2 + lane / 8 % 2));
+                  chunk_offset(token + lane % 8 + lane / 16 * 8, step % 4 * 2 ^ lane / 8 % 2));
   b0[0] = both[0];
   b0[1] = both[1];
   b1[0] = both[2];

@@ -76,16 +76,15 @@ PHI3_DEVICE void cp_async16(void* shared, const void* global, bool is_valid = tr
                "r"(is_valid ? 16 : 0)
                : "memory");
 }
-// As cp_async16, for what is read once: other things may stay in the L2 cache instead.
-PHI3_DEVICE void cp_async16_once(void* shared, const void* global) {
-  asm volatile(
-      "{\n"
-      ".reg .b64 policy;\n"
-      "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy;\n"
-      "}\n" ::"r"(shared_address(shared)),
-      "l"(global)
-      : "memory");
+// As cp_async16, for what is read once: other things may stay in the L2 cache instead. The policy
+// is what createpolicy makes of evict_first.
+PHI3_DEVICE void cp_async16_once(void* shared, const void* global, bool is_valid = true) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(
+                   shared_address(shared)),
+               "l"(global),
+               "r"(is_valid ? 16 : 0),
+               "l"(0x12f0000000000000ULL)
+               : "memory");
 }
 PHI3_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most `kPending` of the groups committed last are still on their way.
@@ -109,8 +108,8 @@ PHI3_DEVICE std::uint32_t pack_bf16x2(float low, float high) {
 }
 
 // Two fp8 numbers as bfloat16, which is exact; the low byte in the low half. NaN comes out as ±480:
-// a weight with NaN has a NaN scale. The exponent moves to its place of a bfloat16 as it is, 120 too
-// small.
+// a weight with NaN has a NaN scale. The exponent moves to its place of a bfloat16 as it is, 120
+// too small.
 PHI3_DEVICE std::uint32_t widen_float8x2(std::uint16_t pair) {
   const std::uint32_t bytes = __byte_perm(pair, 0, 0x1404);  // b1 · 2^24 + b0 · 2^8
   const std::uint32_t tiny = (bytes & 0x80008000U) | ((bytes >> 4) & 0x07f007f0U);

@@ -25,6 +25,28 @@ struct WarpSums {
   float span[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
   float total[Warps::kRowTiles][Warps::kTokenTiles][4];
 
+  // Weights · tokens of a k16 step of a stage.
+  template <typename W, int kTokens>
+  PHI3_DEVICE void add_step(const unsigned char* weights,
+                            const unsigned char* tokens,
+                            int row,
+                            int token,
+                            int step,
+                            int lane) {
+    std::uint32_t b[Warps::kTokenTiles][2];
+#pragma unroll
+    for (int j = 0; j < Warps::kTokenTiles; j += 2) {
+      load_tokens<kTokens>(b[j], b[j + 1], tokens, token + j * 8, step, lane);
+    }
+#pragma unroll
+    for (int i = 0; i < Warps::kRowTiles; ++i) {
+      std::uint32_t a[4];
+      load_weights<W>(a, weights, row + i * 16, step, lane);
+#pragma unroll
+      for (int j = 0; j < Warps::kTokenTiles; ++j) mma_m16n8k16(span[i][j], a, b[j]);
+    }
+  }
+
   PHI3_DEVICE void end_span(bool is_first) {
 #pragma unroll
     for (int i = 0; i < Warps::kRowTiles; ++i) {
@@ -39,28 +61,6 @@ struct WarpSums {
     }
   }
 };
-
-template <typename W, typename Warps, int kTokens>
-PHI3_DEVICE void multiply_step(WarpSums<Warps>& sums,
-                               const unsigned char* weights,
-                               const unsigned char* tokens,
-                               int row,
-                               int token,
-                               int step,
-                               int lane) {
-  std::uint32_t b[Warps::kTokenTiles][2];
-#pragma unroll
-  for (int j = 0; j < Warps::kTokenTiles; j += 2) {
-    load_tokens<kTokens>(b[j], b[j + 1], tokens, token + j * 8, step, lane);
-  }
-#pragma unroll
-  for (int i = 0; i < Warps::kRowTiles; ++i) {
-    std::uint32_t a[4];
-    load_weights<W>(a, weights, row + i * 16, step, lane);
-#pragma unroll
-    for (int j = 0; j < Warps::kTokenTiles; ++j) mma_m16n8k16(sums.span[i][j], a, b[j]);
-  }
-}
 
 template <typename W, int kRows, int kTokens, typename Epilogue>
 __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
       tile_of(blockIdx.x,
               static_cast<std::uint32_t>((in.num_rows + kRows - 1) / kRows),
               static_cast<std::uint32_t>((in.num_tokens + kTokens - 1) / kTokens));
-  const std::int64_t row = std::int64_t{tile.row} * kRows;
-  const std::int64_t token = std::int64_t{tile.token} * kTokens;
+  const int row = static_cast<int>(tile.row) * kRows;
+  const int token = static_cast<int>(tile.token) * kTokens;
   const int thread = threadIdx.x;
   const int lane = thread % kWarpSize;
   const int warp_row = thread / kWarpSize % Warps::kAcrossRows * Warps::kWarpRows;
@@ -106,11 +106,15 @@ __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
     copy_stage(slot == 0 ? kStages - 1 : slot - 1, ahead);
     const unsigned char* const weights = shared_memory() + slot * kStageBytes;
     const unsigned char* const tokens = weights + kRows * kTileRowBytes;
-    const int num_steps = walk.num_steps(kStageK);
-#pragma unroll 2
-    for (int step = 0; step < kStageK / 16; ++step) {
-      if (step >= num_steps) break;
-      multiply_step<W, Warps, kTokens>(sums, weights, tokens, warp_row, warp_token, step, lane);
+    const auto add_step = [&](int step) {
+      sums.template add_step<W, kTokens>(weights, tokens, warp_row, warp_token, step, lane);
+    };
+    if (walk.k + kStageK <= walk.span_end) {
+#pragma unroll 2  // more takes more registers than there are
+      for (int step = 0; step < kStageK / 16; ++step) add_step(step);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < walk.num_steps(kStageK); ++step) add_step(step);
     }
     if (walk.ends_span(kStageK)) {
       sums.end_span(is_first);

@@ -47,8 +47,8 @@ PHI3_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* shared_row
 PHI3_DEVICE void cp_async16(void* shared, const void* global, bool is_valid = true) {
   emulator::copy_async(shared, global, is_valid);
 }
-PHI3_DEVICE void cp_async16_once(void* shared, const void* global) {
-  emulator::copy_async(shared, global, true);
+PHI3_DEVICE void cp_async16_once(void* shared, const void* global, bool is_valid = true) {
+  emulator::copy_async(shared, global, is_valid);
 }
 PHI3_DEVICE void cp_async_commit() { emulator::commit_copies(); }
 template <int kPending>
