@@ -7,8 +7,9 @@
 #   ops        the op tests on the GPU
 #   model      the model against transformers, and the engine's bitwise suites, on the GPU
 #   sanitize   compute-sanitizer (memcheck, racecheck, synccheck, initcheck) on small shapes
-#   measure    each op's share of the measured bandwidth or matrix rate; what determinism costs
+#   measure    each op's share of the measured bandwidth or matrix rate
 #   mini, medium              prefill and decode with random weights in Phi-3's shapes
+#   free       Phi-3-mini again, any GEMM kernel for any batch: what determinism costs
 #   peer-mini, peer-medium    transformers: SDPA, static cache, compiled
 #   report     tests/bench/results/gpu.md and gpu.json
 #
@@ -66,10 +67,7 @@ sanitize() {
   rm -f "$OUT/sanitize.json"
 }
 
-measure() {
-  "$PYTHON" -m tests.bench.gpu.measure_ops --shape mini --out "$OUT/ops-mini.json"
-  "$PYTHON" -m tests.bench.gpu.determinism --shape mini --out "$OUT/determinism.json"
-}
+measure() { "$PYTHON" -m tests.bench.gpu.measure_ops --shape mini --out "$OUT/ops-mini.json"; }
 
 mini() { ours mini; }
 medium() { ours medium; }
@@ -81,12 +79,16 @@ ours() {
   done
 }
 
+free() {
+  "$PYTHON" -m tests.bench.gpu.generate --shape mini --policy free --out "$OUT/run-mini-free.json"
+}
+
 peer-mini() { "$PYTHON" -m tests.bench.gpu.peer --shape mini --out "$OUT/run-mini-peer.json"; }
 peer-medium() { "$PYTHON" -m tests.bench.gpu.peer --shape medium --out "$OUT/run-medium-peer.json"; }
 
 report() { "$PYTHON" -m tests.bench.gpu.report "$OUT" tests/bench/results; }
 
-STAGES=(build ops model sanitize measure mini medium peer-mini peer-medium report)
+STAGES=(build ops model sanitize measure mini medium free peer-mini peer-medium report)
 [ $# -gt 0 ] || set -- "${STAGES[@]}"
 for stage; do
   case " ${STAGES[*]} " in
