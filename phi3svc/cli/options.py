@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3svc.config.engine import KV_DTYPES
-from phi3svc.config.server import DEVICES, DTYPES, ModelSpec, ServerConfig, load_server_config
+from phi3svc.config.server import DTYPES, ModelSpec, ServerConfig, load_server_config
 from phi3svc.errors import ConfigError
 
 SERVER_FLAGS = (
@@ -30,9 +30,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="weights; default: auto, as stored; int8 and int4 quantize while loading",
+        help="weights; default: auto, as stored; int8 and int4 (on a CPU) and fp8 (on CUDA) "
+        "quantize while loading",
     )
-    group.add_argument("--device", choices=DEVICES, help="default: cpu")
+    group.add_argument("--device", metavar="cpu|cuda|cuda:N", help="default: cpu")
     group.add_argument("--threads", type=int, help="compute threads; default, and 0: one per core")
     group.add_argument(
         "--pin-threads",
@@ -43,12 +44,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--kv-memory",
         type=int,
         metavar="MIB",
-        help="KV cache of all models; default, and 0: half of what is free",
+        help="KV cache of all models; default, and 0: half of what is free, on CUDA nine tenths",
     )
     group.add_argument(
         "--kv-dtype",
         choices=KV_DTYPES,
-        help="KV cache; default: auto, the model's dtype",
+        help="KV cache; default: auto, the model's dtype; int8 on a CPU, fp8 on CUDA",
     )
     group.add_argument(
         "--packed-cache",

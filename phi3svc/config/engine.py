@@ -8,7 +8,7 @@ from pathlib import Path
 
 from phi3svc.errors import ConfigError
 
-KV_DTYPES = ("auto", "int8")
+KV_DTYPES = ("auto", "int8", "fp8")
 
 BLOCK_SIZE = 16
 """Tokens per KV block; the CPU kernels' page size."""
@@ -26,10 +26,12 @@ class EngineConfig:
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. max_unread_tokens: of a request, times its `n`,
     that its reader has not taken; beyond it the engine works for others until that one caught up.
-    kv_memory_bytes: for the KV blocks of all models together, 0 for half of what is free once the
-    weights are loaded (never more than the models can use). kv_dtype: what the blocks hold, "auto"
-    for the model's dtype or "int8", which takes half of bfloat16's memory and a quarter of
-    float32's. num_threads: compute threads, 0 for one per CPU that the process may use, by its
+    kv_memory_bytes: for the KV blocks of all models on a device together, 0 for `kv_memory_share`
+    (never more than the models can use). kv_memory_share: of what is free once the weights are
+    loaded; 0 for a half on a CPU, and on a CUDA device, which nobody else is expected to use, nine
+    tenths of what the largest step leaves. kv_dtype: what the blocks hold, "auto" for the model's
+    dtype, or "int8" on a CPU and "fp8" on CUDA, which take half of bfloat16's memory and a quarter
+    of float32's. num_threads: compute threads, 0 for one per CPU that the process may use, by its
     affinity and its container's quota. pin_threads: tie those of them that are the extension's own
     to one CPU each, in the order of the process's CPUs. prefix_cache: keep what was computed for
     prompts and answers as long as there is room, for requests that begin alike.
@@ -46,6 +48,7 @@ class EngineConfig:
     max_waiting_tokens: int = 4 << 20
     max_unread_tokens: int = 512
     kv_memory_bytes: int = 0
+    kv_memory_share: float = 0.0
     kv_dtype: str = "auto"
     num_threads: int = 0
     pin_threads: bool = False
@@ -65,6 +68,9 @@ class EngineConfig:
         self._check("num_threads", 0, MAX_THREADS)
         self._check("max_draft_tokens", 0, 64)
         self._check("packed_cache_bytes", 0, 1 << 48)
+        share = self.kv_memory_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(f"engine.kv_memory_share={share}: must be 0 to 1")
         if self.kv_dtype not in KV_DTYPES:
             raise ConfigError(
                 f"engine.kv_dtype={self.kv_dtype!r}: must be one of {', '.join(KV_DTYPES)}"

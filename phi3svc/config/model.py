@@ -20,7 +20,7 @@ from phi3svc.errors import ConfigError
 
 Task = Literal["generation", "sequence-classification", "token-classification", "hidden-states"]
 DType = Literal["float32", "bfloat16"]
-KVDType = Literal["float32", "bfloat16", "int8"]
+KVDType = Literal["float32", "bfloat16", "int8", "fp8"]
 
 # float16 has more mantissa than bfloat16 and less range, so float32 is the format that holds it.
 DTYPES: Mapping[str, DType] = {
@@ -178,6 +178,8 @@ class Phi3Config:
         """Bytes that one token's keys and values take in all layers, int8 with its scales."""
         if dtype == "int8":
             per_head = self.head_dim + 4  # a float32 scale each
+        elif dtype == "fp8":
+            per_head = self.head_dim
         else:
             per_head = self.head_dim * BYTES_PER_ELEMENT[dtype]
         return self.num_hidden_layers * 2 * self.num_key_value_heads * per_head

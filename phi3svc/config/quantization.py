@@ -22,6 +22,9 @@ GROUP_SIZES = (32, 128)
 INTEGER_DTYPES = ("int8", "int4")
 """As `--dtype` has them."""
 
+FLOAT8 = "fp8"
+"""The dtype, and format, of linear weights in 8 bits with an exponent, for CUDA devices."""
+
 MAX_IN_FEATURES = 1 << 16
 """Of a weight in an integer format: longer rows make sums that 32 bits do not hold."""
 

@@ -27,23 +27,27 @@ import msgspec
 from phi3svc.config.checkpoint import EMBEDDED_MODELS
 from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import BYTES_PER_ELEMENT
-from phi3svc.config.quantization import INTEGER_DTYPES
+from phi3svc.config.quantization import FLOAT8, INTEGER_DTYPES
 from phi3svc.errors import ConfigError
 
-DTYPES = ("auto", *BYTES_PER_ELEMENT, *INTEGER_DTYPES)
-DEVICES = ("cpu",)
+DTYPES = ("auto", *BYTES_PER_ELEMENT, *INTEGER_DTYPES, FLOAT8)
 DEFAULT_LISTEN = ("127.0.0.1:50051",)
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model to serve: the name clients use, and where its checkpoint is."""
+    """One model to serve: the name clients use, where its checkpoint is, and where it runs.
+
+    device: None for the server's.
+    """
 
     name: str
     source: str
     dtype: str = "auto"
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -53,6 +57,8 @@ class ModelSpec:
         if not self.source:
             raise ConfigError(f"model {self.name!r}: source is empty")
         _one_of("dtype", self.dtype, DTYPES)
+        if self.device is not None:
+            _check_device(self.device)
 
     @classmethod
     def parse(cls, text: str, dtype: str = "auto") -> ModelSpec:
@@ -67,7 +73,7 @@ class ModelSpec:
 class ServerConfig:
     """A whole server. `listen`: `host:port` (port 0 picks one) or `unix:path`.
 
-    dtype: for models that do not name their own; auto follows the checkpoint.
+    dtype, device: for models that do not name their own; auto follows the checkpoint.
     grace_s: seconds that running streams get on SIGTERM. max_receive_bytes: largest request.
     slow_reader_timeout_s: a stream whose client takes nothing for so long is ended.
     """
@@ -95,7 +101,7 @@ class ServerConfig:
             raise ConfigError("listen: at least one address is needed")
         for address in self.listen:
             _check_address(address)
-        _one_of("device", self.device, DEVICES)
+        _check_device(self.device)
         if not 0 <= self.grace_s <= 3600:
             raise ConfigError(f"grace_s={self.grace_s}: must be 0 to 3600 seconds")
         if not 0.01 <= self.slow_reader_timeout_s <= 3600:
@@ -108,9 +114,13 @@ class ServerConfig:
             )
 
     def models_to_load(self) -> tuple[ModelSpec, ...]:
-        """The models, each with its dtype settled from its own or the server's setting."""
+        """The models, each with dtype and device settled from its own or the server's setting."""
         return tuple(
-            dataclasses.replace(m, dtype=self.dtype) if m.dtype == "auto" else m
+            dataclasses.replace(
+                m,
+                dtype=self.dtype if m.dtype == "auto" else m.dtype,
+                device=m.device or self.device,
+            )
             for m in self.models
         )
 
@@ -162,6 +172,11 @@ def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:
 def _one_of(field_name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{field_name}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def _check_device(device: object) -> None:
+    if not isinstance(device, str) or not _DEVICE.fullmatch(device):
+        raise ConfigError(f"device={device!r}: must be cpu, cuda or cuda:N")
 
 
 def _check_address(address: str) -> None:

@@ -10,8 +10,11 @@ from phi3svc.model import inputs
 from phi3svc.model.inputs import ModelInput
 
 
-def to_model_input(batch: Batch, block_size: int) -> ModelInput:
-    """The batch's chunks as the model wants them; row order is the batch's."""
+def to_model_input(batch: Batch, block_size: int, *, is_rounded: bool = False) -> ModelInput:
+    """The batch's chunks as the model wants them; row order is the batch's.
+
+    is_rounded: see `ModelInput.pack`; rows that stand for none are behind the batch's.
+    """
     return ModelInput.pack(
         [
             inputs.Chunk(
@@ -21,7 +24,8 @@ def to_model_input(batch: Batch, block_size: int) -> ModelInput:
                 chunk.sequence.block_table[: -(-(chunk.start + chunk.num_tokens) // block_size)],
             )
             for chunk in batch.chunks
-        ]
+        ],
+        is_rounded=is_rounded,
     )
 
 

@@ -18,6 +18,7 @@ from phi3svc.engine.runner import Computed, Runner
 from phi3svc.engine.scheduler import Progress, Scheduler
 from phi3svc.engine.sequence import Sequence
 from phi3svc.errors import DeadlineExceeded, EngineFailed, UnsupportedTask
+from phi3svc.model.device import is_lost
 from phi3svc.model.kv_cache import KVCache, page_dtype
 from phi3svc.model.network import Network
 from phi3svc.ops import PAGE_SIZE
@@ -43,8 +44,9 @@ class EngineCore:
         self._scheduler = Scheduler(
             config, self._blocks, network.config.context_len, network.config.rope_set
         )
-        kv_dtype = page_dtype(config.kv_dtype, network.dtype)
-        self._runner = Runner(network, KVCache(network.config, num_blocks, kv_dtype))
+        kv_dtype = page_dtype(config.kv_dtype, network.dtype, network.device)
+        kv = KVCache(network.config, num_blocks, kv_dtype, network.device)
+        self._runner = Runner(network, kv)
         self._queued: DecodeRun | None = None
         self._num_queued = 0
         self._step_s = 0.0
@@ -137,6 +139,8 @@ class EngineCore:
             with contextlib.suppress(Exception):
                 if step is not None:
                     step.wait()
+            if is_lost(self._network.device):  # a new process goes on where this one ends
+                raise
             for chunk in batch.chunks:
                 events += self._fail(chunk.sequence, incident)
             return events

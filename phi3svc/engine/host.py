@@ -12,7 +12,7 @@ from phi3svc.config.engine import EngineConfig
 from phi3svc.config.quantization import dtype_of_scheme
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import EngineEvent, FailedEvent
-from phi3svc.engine.memory import available_bytes, share_evenly
+from phi3svc.engine.memory import free_bytes, share_evenly
 from phi3svc.engine.outbox import Outbox
 from phi3svc.engine.protocol import LoadedModel, LoadProgress, ModelSource
 from phi3svc.engine.request import (
@@ -24,12 +24,14 @@ from phi3svc.engine.request import (
     ResumeRequest,
 )
 from phi3svc.errors import ConfigError, Phi3Error
+from phi3svc.model.device import find_device
 from phi3svc.model.kv_cache import page_bytes, page_dtype
 from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from phi3svc.model.packed_cache import PackedCache
 
 _PROGRESS_INTERVAL_S = 0.1
+_KV_MEMORY_SHARES = {"cpu": 0.5, "cuda": 0.9}
 
 
 class EngineHost:
@@ -49,13 +51,21 @@ class EngineHost:
         ops.set_num_threads(config.num_threads)
         ops.set_pin_threads(config.pin_threads)
         cache = PackedCache.of(config)
+        devices = {source.name: find_device(source.device) for source in sources}
         networks = {
             source.name: load_network(
-                Path(source.path), source.dtype, _Progress(source.name, on_progress), cache
+                Path(source.path),
+                source.dtype,
+                _Progress(source.name, on_progress),
+                cache,
+                devices[source.name],
             )
             for source in sources
         }
-        num_blocks = split_kv_memory(networks, config)
+        num_blocks: dict[str, int] = {}
+        for device in set(devices.values()):
+            of_device = {name: net for name, net in networks.items() if devices[name] == device}
+            num_blocks |= split_kv_memory(of_device, config)
         self._cores = {
             name: EngineCore(network, config, num_blocks[name])
             for name, network in networks.items()
@@ -122,22 +132,30 @@ class EngineHost:
 
 
 def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[str, int]:
-    """KV blocks for each model. Raises ConfigError if a model gets none.
+    """KV blocks for each of the models on one device. Raises ConfigError if one gets none.
 
     Memory is split evenly, except that no model gets more than `max_sequences` of its longest
     sequences can fill.
     """
-    available = available_bytes()
+    device = next(iter(networks.values())).device
+    available = free_bytes(device)
+    if device.type == "cuda":
+        # On a CPU what a step needs comes out of the other half.
+        available -= sum(
+            network.workspace_bytes(config.max_step_tokens, config.max_sequences)
+            for network in networks.values()
+        )
+    share = config.kv_memory_share or _KV_MEMORY_SHARES[device.type]
     if config.kv_memory_bytes > available:
         raise ConfigError(
             f"engine.kv_memory_bytes={config.kv_memory_bytes}: must be at most {available}, the"
-            " bytes that are free, or 0 for half of them"
+            f" bytes that are free, or 0 for {share:.0%} of them"
         )
-    total = config.kv_memory_bytes or available // 2
+    total = config.kv_memory_bytes or int(max(0, available) * share)
     block_bytes = {}
     needs = []
     for name, network in networks.items():
-        dtype = page_dtype(config.kv_dtype, network.dtype)
+        dtype = page_dtype(config.kv_dtype, network.dtype, device)
         block_bytes[name] = page_bytes(network.config, dtype)
         num_blocks_per_sequence = -(-network.config.context_len // ops.PAGE_SIZE)
         needs.append(config.max_sequences * num_blocks_per_sequence * block_bytes[name])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -25,6 +29,16 @@ def available_bytes(root: Path = Path("/")) -> int:
         cached = stat.get("active_file", 0) + stat.get("inactive_file", 0)
         available = min(available, limit - used + max(0, cached - mapped))
     return max(0, available)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a device's memory that tensors may still take."""
+    if device.type != "cuda":
+        return available_bytes()
+    # Here and not above: torch takes seconds, and who asks for the CPU's memory may do without it.
+    from phi3svc.model.device import free_device_bytes
+
+    return free_device_bytes(device)
 
 
 def share_evenly(total: int, needs: list[int]) -> list[int]:

@@ -25,11 +25,12 @@ _LENGTH = struct.Struct(">I")
 
 
 class ModelSource(Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint to serve. path: its folder. dtype: as `--dtype` has it."""
+    """A checkpoint to serve. path: its folder. dtype, device: as `--dtype`, `--device` have it."""
 
     name: str
     path: str
     dtype: str = "auto"
+    device: str = "cpu"
 
 
 class Load(Struct, frozen=True, forbid_unknown_fields=True, tag="load"):

@@ -57,13 +57,15 @@ class Runner:
     def __init__(self, network: Network, kv: KVCache) -> None:
         self._network = network
         self._kv = kv
+        # A new shape costs two passes, call by call, before its graph is there.
+        self._is_rounded = network.backend == "cuda"
         # By shape, the last used last.
         self._loops: OrderedDict[InputShape, DecodeLoop] = OrderedDict()
 
     def begin(self, batch: Batch, *, is_followed: bool) -> DecodeRun | Computed:
         """Start a step; if another may follow it at once, and it can, in the background."""
         if is_followed and is_plain(batch):
-            inputs = to_model_input(batch, ops.PAGE_SIZE)
+            inputs = self._pack(batch)
             if inputs.is_small:
                 return self._begin_loop(batch, inputs)
         started_s = time.perf_counter()
@@ -96,7 +98,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[ChunkOutput]:
         """One output per chunk: its next tokens, the scores of its rows, or None."""
-        h = self._network.forward(to_model_input(batch, ops.PAGE_SIZE), self._kv)
+        h = self._network.forward(self._pack(batch), self._kv)
         rows = OutputRows.of(batch)
         outputs: list[ChunkOutput] = [None] * len(batch.chunks)
         if rows.token_chunks:
@@ -119,10 +121,14 @@ class Runner:
                 outputs[index] = scores[part]
         return outputs
 
+    def _pack(self, batch: Batch) -> ModelInput:
+        return to_model_input(batch, ops.PAGE_SIZE, is_rounded=self._is_rounded)
+
     def _tokens(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
         """For each chunk the tokens that come next: right guesses, and one behind them."""
         logits = self._network.logits(h, int32_tensor(rows))
-        token_ids, logprobs = sample(logits, chunks)
+        workspace = self._network.sampling_workspace(len(rows))
+        token_ids, logprobs = sample(logits, chunks, workspace)
         top: list[TopLogprobs | None] = [None] * len(rows)
         nums_top = [_num_top(chunk) for chunk in chunks for _ in chunk.wanted_rows]
         wanting = [row for row, num in enumerate(nums_top) if num]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from phi3svc.engine.sequence import Sequence
 from phi3svc.model.inputs import int32_tensor
 
 
-def sample(logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, chunks: list[Chunk], workspace: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """One token for each row of `logits`, float32 [n, V]: ids int32 [n], log probabilities [n].
 
     chunks: of sequences that generate; each has one row for its last known token and one for each
     guess behind it, in this order. A row's token is what comes next if the guesses up to it are
-    right.
+    right. workspace: as `ops.sample` has it.
 
     The random number of a row depends on its seed, on the sequence's index in its request and on
     the index that the new token will have in its sequence, on nothing else: a stream that is
@@ -38,20 +40,24 @@ def sample(logits: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
         assert isinstance(sequence.request, GenerateRequest)
         requests.append(sequence.request)
     params = [request.sampling for request in requests]
-    num_rows = len(params)
-    token_ids = torch.empty(num_rows, dtype=torch.int32)
-    logprobs = torch.empty(num_rows, dtype=torch.float32)
-    rows = SamplingRows.off(num_rows)
+    num_rows, device = len(params), logits.device
+    token_ids = torch.empty(num_rows, dtype=torch.int32, device=device)
+    logprobs = torch.empty(num_rows, dtype=torch.float32, device=device)
+    rows = SamplingRows.off(num_rows, device)
     rows.fill(sequences)
+    positions = int32_tensor(
+        [sequence.num_tokens + i for sequence, i in zip(sequences, num_ahead, strict=True)]
+    )
+    penalties = _penalties(sequences, params)
+    biases = _biases(sequences, requests, num_ahead, logits.shape[1])
     rows.sample(
         logits,
-        int32_tensor(
-            [sequence.num_tokens + i for sequence, i in zip(sequences, num_ahead, strict=True)]
-        ),
+        positions.to(device, non_blocking=True),
         token_ids,
         logprobs,
-        penalties=_penalties(sequences, params),
-        biases=_biases(sequences, requests, num_ahead, logits.shape[1]),
+        penalties=None if penalties is None else _on_device(penalties, device),
+        biases=None if biases is None else _on_device(biases, device),
+        workspace=workspace,
     )
     return token_ids, logprobs
 
@@ -69,30 +75,31 @@ class SamplingRows:
     sequence_indices: Tensor
 
     @classmethod
-    def off(cls, num_rows: int) -> SamplingRows:
+    def off(cls, num_rows: int, device: torch.device) -> SamplingRows:
         return cls(
-            temperature=torch.zeros(num_rows),
-            top_k=torch.zeros(num_rows, dtype=torch.int32),
-            top_p=torch.ones(num_rows),
-            min_p=torch.zeros(num_rows),
-            typical_p=torch.ones(num_rows),
-            seeds=torch.zeros(num_rows, dtype=torch.int64),
-            sequence_indices=torch.zeros(num_rows, dtype=torch.int32),
+            temperature=torch.zeros(num_rows, device=device),
+            top_k=torch.zeros(num_rows, dtype=torch.int32, device=device),
+            top_p=torch.ones(num_rows, device=device),
+            min_p=torch.zeros(num_rows, device=device),
+            typical_p=torch.ones(num_rows, device=device),
+            seeds=torch.zeros(num_rows, dtype=torch.int64, device=device),
+            sequence_indices=torch.zeros(num_rows, dtype=torch.int32, device=device),
         )
 
     def fill(self, sequences: list[Sequence]) -> None:
-        """Take the settings of a sequence for each row."""
+        """Take the settings of a sequence for each of the first rows."""
         params = []
         for sequence in sequences:
             assert isinstance(sequence.request, GenerateRequest)
             params.append(sequence.request.sampling)
-        self.temperature.numpy()[:] = [p.temperature for p in params]
-        self.top_k.numpy()[:] = [p.top_k for p in params]
-        self.top_p.numpy()[:] = [p.top_p for p in params]
-        self.min_p.numpy()[:] = [p.min_p for p in params]
-        self.typical_p.numpy()[:] = [p.typical_p for p in params]
-        self.seeds.numpy().view(np.uint64)[:] = np.array([p.seed for p in params], np.uint64)
-        self.sequence_indices.numpy()[:] = [sequence.index for sequence in sequences]
+        seeds = np.array([p.seed for p in params], np.uint64)
+        _write(self.temperature, [p.temperature for p in params])
+        _write(self.top_k, [p.top_k for p in params])
+        _write(self.top_p, [p.top_p for p in params])
+        _write(self.min_p, [p.min_p for p in params])
+        _write(self.typical_p, [p.typical_p for p in params])
+        _write(self.seeds, seeds.view(np.int64))
+        _write(self.sequence_indices, [sequence.index for sequence in sequences])
 
     def sample(
         self,
@@ -103,6 +110,7 @@ class SamplingRows:
         *,
         penalties: ops.Penalties | None = None,
         biases: ops.Biases | None = None,
+        workspace: Tensor | None = None,
     ) -> None:
         """`ops.sample` with these settings."""
         ops.sample(
@@ -119,6 +127,7 @@ class SamplingRows:
             typical_p=self.typical_p,
             penalties=penalties,
             biases=biases,
+            workspace=workspace,
         )
 
 
@@ -163,6 +172,28 @@ def _biases(
         token_ids=_joined([token_ids for token_ids, _ in rows], np.int32),
         values=_joined([values for _, values in rows], np.float32),
     )
+
+
+def _write(target: Tensor, values: list[float] | list[int] | np.ndarray) -> None:
+    """To the first elements of a small tensor, on whatever device."""
+    if target.device.type == "cpu":
+        # By way of numpy, where a small array costs a fraction of what a small tensor does.
+        target.numpy()[: len(values)] = values
+    else:
+        given = torch.as_tensor(values, dtype=target.dtype)
+        target[: len(values)].copy_(given, non_blocking=True)
+
+
+_Entries = TypeVar("_Entries", ops.Penalties, ops.Biases)
+
+
+def _on_device(entries: _Entries, device: torch.device) -> _Entries:
+    """The same with every tensor on a device."""
+    if device.type == "cpu":
+        return entries
+    names = [field.name for field in fields(entries)]
+    moved = {name: getattr(entries, name).to(device, non_blocking=True) for name in names}
+    return replace(entries, **moved)
 
 
 def _starts(lengths: list[int]) -> Tensor:

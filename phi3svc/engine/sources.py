@@ -15,7 +15,10 @@ from phi3svc.engine.protocol import LoadedModel, ModelSource
 def resolve_models(specs: Iterable[ModelSpec]) -> list[ModelSource]:
     """Find every checkpoint, downloading it if need be. Raises ConfigError in one line."""
     return [
-        ModelSource(spec.name, str(resolve_source(spec.source).path), spec.dtype) for spec in specs
+        ModelSource(
+            spec.name, str(resolve_source(spec.source).path), spec.dtype, spec.device or "cpu"
+        )
+        for spec in specs
     ]
 
 

@@ -19,10 +19,12 @@ def token_logprobs(
     """
     num_rows, vocab_size = logits.shape
     num_top = min(max(nums_top, default=0), vocab_size)
-    logprobs = torch.empty(num_rows, dtype=torch.float32)
-    top_ids = torch.empty(num_rows, num_top, dtype=torch.int32)
-    top_logprobs = torch.empty(num_rows, num_top, dtype=torch.float32)
-    ops.logprobs(logits, token_ids.clamp(min=0), logprobs, top_ids, top_logprobs)
+    device = logits.device
+    logprobs = torch.empty(num_rows, dtype=torch.float32, device=device)
+    top_ids = torch.empty(num_rows, num_top, dtype=torch.int32, device=device)
+    top_logprobs = torch.empty(num_rows, num_top, dtype=torch.float32, device=device)
+    known_ids = token_ids.to(device).clamp(min=0)
+    ops.logprobs(logits, known_ids, logprobs, top_ids, top_logprobs)
     top = [
         TopLogprobs(ids[:wanted], values[:wanted]) if wanted else None
         for ids, values, wanted in zip(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.config.model import KVDType, Phi3Config
+from phi3svc.errors import ConfigError
 
 
 class KVCache:
@@ -27,9 +28,11 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        """dtype: the model's, or int8."""
+        """dtype: the model's, int8 on a CPU, or float8_e4m3fn on CUDA."""
         num_kv_heads = config.num_key_value_heads
-        k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, config.head_dim, dtype)
+        k_shape, v_shape = ops.kv_cache_shapes(
+            num_pages, num_kv_heads, config.head_dim, dtype, device
+        )
         scales_shape = ops.kv_scales_shape(num_pages, num_kv_heads)
         self.num_pages = num_pages
         self.layers: list[tuple[Tensor, Tensor]] = []
@@ -58,12 +61,25 @@ class KVCache:
                         target[target_id].copy_(pages[source_id])
 
 
-def page_dtype(kv_dtype: str, model_dtype: torch.dtype) -> torch.dtype:
-    """What pages hold under the setting `engine.kv_dtype`, "auto" or "int8"."""
-    return torch.int8 if kv_dtype == "int8" else model_dtype
+_BACKENDS = {"int8": "cpu", "fp8": "cuda"}
+
+
+def page_dtype(
+    kv_dtype: str, model_dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> torch.dtype:
+    """What pages hold under the setting `engine.kv_dtype`: "auto", "int8" or "fp8".
+
+    Raises ConfigError for what the device's ops have no such pages of.
+    """
+    if kv_dtype == "auto":
+        return model_dtype
+    if _BACKENDS[kv_dtype] != ops.backend(device):
+        where = "a CPU" if kv_dtype == "int8" else "CUDA devices"
+        raise ConfigError(f"engine.kv_dtype={kv_dtype!r}: is for {where}, not for {device}")
+    return torch.int8 if kv_dtype == "int8" else torch.float8_e4m3fn
 
 
 def page_bytes(config: Phi3Config, dtype: torch.dtype) -> int:
-    """Bytes that one page takes in all layers. dtype: the model's, or int8."""
-    name = cast(KVDType, str(dtype).removeprefix("torch."))
-    return ops.PAGE_SIZE * config.kv_bytes_per_token(name)
+    """Bytes that one page takes in all layers. dtype: of `page_dtype`."""
+    name = "fp8" if dtype == torch.float8_e4m3fn else str(dtype).removeprefix("torch.")
+    return ops.PAGE_SIZE * config.kv_bytes_per_token(cast(KVDType, name))

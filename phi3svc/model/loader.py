@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
 from phi3svc import ops
 from phi3svc.config.checkpoint import fingerprint
 from phi3svc.config.files import open_file
 from phi3svc.config.model import BYTES_PER_ELEMENT, Phi3Config
-from phi3svc.config.quantization import SCHEME_NAMES, Quantization, check_dtype
+from phi3svc.config.quantization import FLOAT8, SCHEME_NAMES, Quantization, check_dtype
 from phi3svc.config.tensors import SINGLE_FILE, weight_files
 from phi3svc.errors import ConfigError
 from phi3svc.model import phi3_weights, phi3small_weights
@@ -40,23 +42,27 @@ def load_network(
     dtype: str = "auto",
     progress: Progress | None = None,
     cache: PackedCache | None = None,
+    device: torch.device | str = "cpu",
 ) -> Network:
     """Load the checkpoint in folder `path`.
 
-    dtype: "float32", "bfloat16", "int8", "int4" or one of its formats ("int4-g128"); "auto" for the
-    checkpoint's. One tensor at a time is read, converted and packed, the head's before those of
-    layers, so the peak is the packed weights and a layer's largest tensor, once as it was read and
-    once as converted or reordered. cache: where packed weights are kept; they are mapped and used
-    as they lie there, as are those of a quantized checkpoint. Raises ConfigError in one line; a
-    cache that does not work is a warning, and the weights are packed in memory.
+    dtype: "float32", "bfloat16", "int8", "int4" or one of its formats ("int4-g128"), these on a CPU
+    only, or "fp8" on CUDA only; "auto" for the checkpoint's. device: of `find_device`. One tensor
+    at a time is read, converted and packed, the head's before those of layers, so the peak is the
+    packed weights and a layer's largest tensor, once as it was read and once as converted or
+    reordered. cache: where packed weights are kept, but for CUDA; they are mapped and used as they
+    lie there, as are those of a quantized checkpoint. Raises ConfigError in one line; a cache that
+    does not work is a warning, and the weights are packed in memory.
     """
     config = Phi3Config.from_dir(path)
-    format = weight_format(config, dtype, str(path))
+    format = weight_format(config, dtype, str(path), device)
     if config.quantization is not None:
         file = path / SINGLE_FILE
         with open_file(file) as stream:
             return _map_network(config, format, stream, file, progress)
     reader = _open_reader(path, config, progress)
+    if ops.backend(device) == "cuda":
+        return build_network(config, PackingSource(reader, format, device=device))
     if cache is not None and packed_file_bytes(config, reader, format) >= MIN_CACHED_BYTES:
         try:
             return _load_cached(path, config, format, cache, reader, progress)
@@ -69,18 +75,32 @@ def load_network(
     return build_network(config, PackingSource(reader, format))
 
 
-def weight_format(config: Phi3Config, dtype: str, where: str) -> str:
+def weight_format(
+    config: Phi3Config, dtype: str, where: str, device: torch.device | str = "cpu"
+) -> str:
     """The format of linear weights, or scheme, that `dtype` stands for. Raises ConfigError."""
+    is_cuda = ops.backend(device) == "cuda"
     if config.quantization is not None:
+        if is_cuda:
+            raise ConfigError(
+                f"{where}: is quantized to {config.quantization.name}, which only a CPU computes "
+                "with; use the checkpoint that it was made from"
+            )
         check_dtype(dtype, config.quantization, where)
         return config.quantization.name
     if dtype == "auto":
         return config.dtype
     quantization = Quantization.of(dtype)
     if quantization is not None:
+        if is_cuda:
+            raise ConfigError(f"dtype={dtype!r}: is for a CPU; on {device} use fp8 or bfloat16")
         return quantization.name
+    if dtype == FLOAT8:
+        if not is_cuda:
+            raise ConfigError(f"dtype={dtype!r}: is for CUDA devices; on a CPU use int8")
+        return dtype
     if dtype not in BYTES_PER_ELEMENT:
-        names = ("auto", *BYTES_PER_ELEMENT, *SCHEME_NAMES)
+        names = ("auto", *BYTES_PER_ELEMENT, *SCHEME_NAMES, FLOAT8)
         raise ConfigError(f"dtype={dtype!r}: must be one of {', '.join(names)}")
     return dtype
 

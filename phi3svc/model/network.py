@@ -17,13 +17,16 @@ from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.config.model import Phi3Config
-from phi3svc.model.inputs import ModelInput
+from phi3svc.model.inputs import InputShape, ModelInput
 from phi3svc.model.kv_cache import KVCache
 from phi3svc.model.passes import RecordedPass, RecordedPasses
 from phi3svc.model.rope import RopeTables
 from phi3svc.ops import PackedLinear
 
 Head = Literal["generation", "sequence-classification", "token-classification"]
+
+_MAX_ATTENTION_BYTES = 64 << 20
+"""Of workspace; where that is less than what would be of use, attention takes more launches."""
 
 OnLayer = Callable[[int, Tensor], None]
 """Called with (number of layers computed, h), from 0; h is good until it returns."""
@@ -55,6 +58,7 @@ class Network(ABC):
     shape. Not for two threads at once.
 
     format: of the linear weights, unless one had to keep more bits; dtype: A, of all others.
+    backend: which runs the ops, "cpu" or "cuda". Index tensors that are given may be the CPU's.
     """
 
     def __init__(
@@ -71,7 +75,8 @@ class Network(ABC):
         self.format = format
         self.dtype = weights.norm.dtype
         self.device = weights.norm.device
-        self.rope = RopeTables(config.rope)
+        self.backend = ops.backend(self.device)
+        self.rope = RopeTables(config.rope, self.device)
         self.weights = weights
         self._logit_scale = logit_scale
         self._buffers: dict[str, Tensor] = {}
@@ -86,8 +91,9 @@ class Network(ABC):
         passes = self._passes.setdefault(kv, RecordedPasses())
         recorded = passes.find(inputs.shape, self.rope.table)
         if recorded is None:
-            own_inputs, program = ModelInput(inputs.shape), ops.Program()
+            own_inputs, program = ModelInput(inputs.shape, device=self.device), ops.Program()
             with program:
+                own_inputs.send()
                 h = self.compute(own_inputs, kv)
             recorded = RecordedPass(program, own_inputs, self.rope.table, h)
             if own_inputs.is_small:
@@ -121,7 +127,7 @@ class Network(ABC):
     def embed(self, token_ids: Tensor) -> Tensor:
         """The input embeddings of int32 [n] token ids, as `compute` takes them: float32 [n, E]."""
         out = torch.empty(len(token_ids), self.config.hidden_size, device=self.device)
-        ops.embedding(token_ids, self.weights.embedding, out)
+        ops.embedding(token_ids.to(self.device), self.weights.embedding, out)
         return out
 
     def logits(self, h: Tensor, rows: Tensor) -> Tensor:
@@ -134,7 +140,7 @@ class Network(ABC):
         logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
         ops.lm_head(
             h,
-            rows,
+            rows.to(self.device, non_blocking=True),
             weights.norm,
             eps,
             head,
@@ -155,9 +161,48 @@ class Network(ABC):
         normed = self._rows("normed", len(rows), head)
         scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
         ops.classify_head(
-            h, rows, weights.norm, eps, head, weights.score_bias, normed, scores, weights.norm_bias
+            h,
+            rows.to(self.device, non_blocking=True),
+            weights.norm,
+            eps,
+            head,
+            weights.score_bias,
+            normed,
+            scores,
+            weights.norm_bias,
         )
         return scores
+
+    def workspace_bytes(self, num_tokens: int, num_sequences: int) -> int:
+        """About the most that steps of so many tokens, of so many sequences, need on CUDA."""
+        c, a = self.config, self.dtype.itemsize
+        heads = c.num_attention_heads * c.head_dim
+        per_token = 4 * c.hidden_size + a * (2 * heads + c.hidden_size + c.intermediate_size)
+        per_row = a * c.hidden_size + 2 * 4 * c.vocab_size  # logits, and as changed for sampling
+        tables = c.context_len * self.rope.table.shape[0] * 4 * c.rope.rotary_dim
+        # Twice the table: it is copied as it grows.
+        return (
+            num_tokens * per_token + num_sequences * per_row + 2 * tables + 2 * _MAX_ATTENTION_BYTES
+        )
+
+    def sampling_workspace(self, num_rows: int) -> Tensor | None:
+        """What `ops.sample` may use for so many rows of logits; None where it needs nothing."""
+        if self.backend == "cpu":
+            return None
+        return self._workspace(
+            "sample", ops.sample_workspace_bytes(num_rows, self.config.vocab_size)
+        )
+
+    def _attention_workspace(self, shape: InputShape) -> Tensor | None:
+        """What `ops.attention` may use for inputs of a shape; None where it needs nothing."""
+        if self.backend == "cpu":
+            return None
+        c = self.config
+        sizes = [
+            ops.attention_workspace_bytes(t, c.num_attention_heads, c.head_dim, shape.table_len)
+            for t in (1, shape.num_tokens)
+        ]
+        return self._workspace("attention", max(sizes[0], min(sizes[1], _MAX_ATTENTION_BYTES)))
 
     def _rows(self, name: str, num_rows: int, weight: PackedLinear) -> Tensor:
         """The workspace `name` for rows that `weight` is to be multiplied with.
@@ -176,6 +221,15 @@ class Network(ABC):
         rows = self._rows(name, len(x), weight)
         ops.quantize(x, rows)
         return rows
+
+    def _workspace(self, name: str, num_bytes: int) -> Tensor:
+        """uint8 [num_bytes or more], zeroed when it was made."""
+        known = self._buffers.get(name)
+        if known is not None and len(known) >= num_bytes:
+            return known
+        # By doubling: with every growth, recorded passes are forgotten.
+        buffer = self._buffer(name, 1 << (num_bytes - 1).bit_length(), dtype=torch.uint8)
+        return buffer.zero_()
 
     def _buffer(
         self, name: str, num_rows: int, *row_shape: int, dtype: torch.dtype | None = None

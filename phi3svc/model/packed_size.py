@@ -11,7 +11,7 @@ from torch import Tensor
 from phi3svc import ops
 from phi3svc.model.packed_writer import aligned, header_bytes
 from phi3svc.model.quantization import first_format
-from phi3svc.model.weight_source import Rows, dtype_of
+from phi3svc.model.weight_source import Heads, Rows, dtype_of
 from phi3svc.ops import PackedLinear
 
 
@@ -36,6 +36,9 @@ class MeasuringSource:
         return self._count(self._shapes[name], self.dtype)
 
     def linear(self, name: str, rows: Rows | None = None) -> PackedLinear:
+        return self._packed(name, is_gate_up=False)
+
+    def qkv(self, name: str, heads: Heads, rows: Rows | None = None) -> PackedLinear:
         return self._packed(name, is_gate_up=False)
 
     def gate_up(self, name: str, rows: Rows | None = None) -> PackedLinear:

@@ -15,7 +15,7 @@ from phi3svc.config.tensors import TensorInfo, header_of
 from phi3svc.errors import ConfigError
 from phi3svc.model.packed_format import ALIGNMENT, DTYPE_NAMES, LinearEntry, read_metadata
 from phi3svc.model.pages import FileMapping
-from phi3svc.model.weight_source import Rows, dtype_of
+from phi3svc.model.weight_source import Heads, Rows, dtype_of
 from phi3svc.model.weights import Progress, check_required
 from phi3svc.ops import PackedLinear
 
@@ -69,6 +69,9 @@ class PackedSource:
         return self._map(name)
 
     def linear(self, name: str, rows: Rows | None = None) -> PackedLinear:
+        return self._packed(name, is_gate_up=False)
+
+    def qkv(self, name: str, heads: Heads, rows: Rows | None = None) -> PackedLinear:
         return self._packed(name, is_gate_up=False)
 
     def gate_up(self, name: str, rows: Rows | None = None) -> PackedLinear:

@@ -29,7 +29,7 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < _OWN_PAGES_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _use_huge_pages(pages)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

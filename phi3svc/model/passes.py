@@ -15,7 +15,7 @@ _MAX_PASSES = 64
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """`program` computes `h`, float32 [T, E], from what `inputs` holds and `rope_table`."""
+    """`program` computes `h`, float32 [T, E], of what is written to `inputs`, with `rope_table`."""
 
     program: Program
     inputs: ModelInput
@@ -24,7 +24,8 @@ class RecordedPass:
 
     def run(self, inputs: ModelInput) -> Tensor:
         """h of other inputs of this shape; good until the next run."""
-        self.inputs.data.copy_(inputs.data)
+        self.program.wait()  # it may still read the ones before
+        self.inputs.take(inputs)
         self.program.run()
         return self.h
 

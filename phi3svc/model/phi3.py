@@ -50,6 +50,7 @@ class Phi3Network(Network):
         q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
         mixed = self._buffer("mixed", t, c.num_attention_heads * c.head_dim)
         act = self._buffer("act", t, c.intermediate_size)
+        workspace = self._attention_workspace(inputs.shape)
 
         if embeddings is None:
             ops.embedding(inputs.token_ids, self.weights.embedding, h)
@@ -59,7 +60,7 @@ class Phi3Network(Network):
             on_layer(0, h)
         for layer_idx, layer in enumerate(self.weights.layers):
             k_pages, v_pages = kv.layers[layer_idx]
-            scales = kv.scales[layer_idx]
+            k_scales, v_scales = kv.scales[layer_idx]
             x = self._rows("x", t, layer.qkv)
             ops.rms_norm(h, layer.input_norm, c.rms_norm_eps, x)
             ops.qkv_rope(
@@ -72,7 +73,8 @@ class Phi3Network(Network):
                 k_pages,
                 v_pages,
                 q,
-                *scales,
+                k_scales,
+                v_scales,
             )
             ops.attention(
                 q,
@@ -84,7 +86,9 @@ class Phi3Network(Network):
                 self._window,
                 self._scale,
                 mixed,
-                *scales,
+                k_scales,
+                v_scales,
+                workspace=workspace,
             )
             x = self._as_rows_of(layer.o, "mixed", mixed)
             ops.linear(x, layer.o, h, accumulate=True)

@@ -17,7 +17,7 @@ from phi3svc.model.heads import (
     score_head_of,
 )
 from phi3svc.model.network import Head, OuterWeights
-from phi3svc.model.weight_source import WeightSource
+from phi3svc.model.weight_source import Heads, WeightSource
 from phi3svc.model.weights import layer_name
 from phi3svc.ops import PackedLinear
 
@@ -78,10 +78,11 @@ def load_phi3(config: Phi3Config, source: WeightSource) -> tuple[Phi3Weights, fr
     """Take one weight after the other; also says which heads they make."""
     # First, while there is room: they are larger than any weight of a layer.
     embedding, lm_head = load_embedding_and_head(config, source)
+    heads_of_qkv = Heads.of(config)
     layers = tuple(
         LayerWeights(
             input_norm=source.plain(layer_name(i, "input_layernorm")),
-            qkv=source.linear(layer_name(i, "self_attn.qkv_proj")),
+            qkv=source.qkv(layer_name(i, "self_attn.qkv_proj"), heads_of_qkv),
             o=source.linear(layer_name(i, "self_attn.o_proj")),
             post_attention_norm=source.plain(layer_name(i, "post_attention_layernorm")),
             gate_up=source.gate_up(layer_name(i, "mlp.gate_up_proj")),

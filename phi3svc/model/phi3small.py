@@ -57,6 +57,7 @@ class Phi3SmallNetwork(Network):
         q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
         mixed = self._buffer("mixed", t, c.num_attention_heads * c.head_dim)
         act = self._buffer("act", t, c.intermediate_size)
+        workspace = self._attention_workspace(inputs.shape)
 
         if embeddings is None:
             table = self.weights.embedding
@@ -97,6 +98,7 @@ class Phi3SmallNetwork(Network):
                 k_scales,
                 v_scales,
                 block_sparse=None if small.is_dense(layer_idx) else self._sparse,
+                workspace=workspace,
             )
             x = self._as_rows_of(layer.dense, "mixed", mixed)
             ops.linear(x, layer.dense, h, bias=layer.dense_bias, accumulate=True)

@@ -22,7 +22,7 @@ from phi3svc.model.heads import (
     required_head_names,
 )
 from phi3svc.model.network import Head, OuterWeights
-from phi3svc.model.weight_source import Rows, WeightSource
+from phi3svc.model.weight_source import Heads, Rows, WeightSource
 from phi3svc.model.weights import layer_name
 from phi3svc.ops import PackedLinear
 
@@ -92,8 +92,8 @@ def load_phi3small(
     """Take one weight after the other; also says which heads they make."""
     ungroup = partial(ungroup_qkv, config=config)
 
-    def linear(layer_idx: int, module: str, rows: Rows | None = None) -> PackedLinear:
-        return source.linear(layer_name(layer_idx, module), rows)
+    def linear(layer_idx: int, module: str) -> PackedLinear:
+        return source.linear(layer_name(layer_idx, module))
 
     def norm(layer_idx: int, module: str) -> Tensor:
         return source.plain(layer_name(layer_idx, module))
@@ -107,7 +107,7 @@ def load_phi3small(
         Phi3SmallLayerWeights(
             input_norm=norm(i, "input_layernorm"),
             input_norm_bias=bias(i, "input_layernorm"),
-            qkv=linear(i, "self_attn.query_key_value", ungroup),
+            qkv=source.qkv(layer_name(i, "self_attn.query_key_value"), Heads.of(config), ungroup),
             qkv_bias=bias(i, "self_attn.query_key_value", ungroup),
             dense=linear(i, "self_attn.dense"),
             dense_bias=bias(i, "self_attn.dense"),
@@ -120,14 +120,15 @@ def load_phi3small(
         )
         for i in range(config.num_hidden_layers)
     )
+    final_norm = source.plain(NORM)
     has_head = lm_head is not None
     weights = Phi3SmallWeights(
         embedding=embedding,
         layers=layers,
-        norm=source.plain(NORM),
+        norm=final_norm,
         norm_bias=source.plain(NORM_BIAS),
         lm_head=lm_head,
-        lm_head_bias=_forbidding_bias(config.vocab_size, source.dtype) if has_head else None,
+        lm_head_bias=_forbidding_bias(config.vocab_size, final_norm) if has_head else None,
         score=source.linear(SCORE) if SCORE in source else None,
     )
     heads: set[Head] = {"generation"} if has_head else set()
@@ -153,10 +154,11 @@ def deinterleave(rows: Tensor) -> Tensor:
     return torch.cat([rows[0::2], rows[1::2]])
 
 
-def _forbidding_bias(vocab_size: int, dtype: torch.dtype) -> Tensor | None:
+def _forbidding_bias(vocab_size: int, like: Tensor) -> Tensor | None:
+    """[V], of the dtype and on the device of `like`; None where all tokens may be generated."""
     dummy_ids = [token_id for token_id in DUMMY_TOKEN_IDS if token_id < vocab_size]
     if not dummy_ids:
         return None
-    bias = torch.zeros(vocab_size, dtype=dtype)
+    bias = torch.zeros(vocab_size, dtype=like.dtype, device=like.device)
     bias[dummy_ids] = -torch.inf
     return bias

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from phi3svc.config.quantization import MAX_IN_FEATURES, Quantization
+from phi3svc.config.quantization import FLOAT8, MAX_IN_FEATURES, Quantization
 from phi3svc.model.heads import EMBEDDING, LM_HEAD, SCORE
 
 POLICY_VERSION = 1
@@ -40,6 +40,9 @@ def first_format(name: str, in_features: int, format: str) -> str:
     8 unless the scheme says otherwise. A classifier's few rows are left alone, as are rows too long
     for a sum in 32 bits.
     """
+    if format == FLOAT8:
+        # No row is lost to a single weight, as each has an exponent of its own.
+        return "bfloat16" if name == SCORE else format
     quantization = Quantization.of(format)
     if quantization is None:
         return format

@@ -20,11 +20,12 @@ class RopeTables:
     Which set a sequence uses is `Phi3Config.rope_set`.
     """
 
-    def __init__(self, rope: RopeConfig) -> None:
+    def __init__(self, rope: RopeConfig, device: torch.device | str = "cpu") -> None:
+        """device: of `table`. It is computed on the CPU, for the same bits everywhere."""
         self._inv_freq = inverse_frequencies(rope)
         self._position_scale = rope.position_scale
         self._attention_factors = torch.tensor(rope.attention_factors)[:, None, None, None]
-        self.table = torch.empty(rope.num_sets, 0, rope.rotary_dim // 2, 2)
+        self.table = torch.empty(rope.num_sets, 0, rope.rotary_dim // 2, 2, device=device)
 
     @property
     def num_positions(self) -> int:
@@ -42,7 +43,8 @@ class RopeTables:
             return
         wanted = -(-max(num_positions, 2 * held) // _BLOCK) * _BLOCK
         blocks = [self._block(start) for start in range(held, wanted, _BLOCK)]
-        self.table = torch.cat([self.table, *blocks], dim=1)
+        added = torch.cat(blocks, dim=1).to(self.table.device)
+        self.table = torch.cat([self.table, added], dim=1)
 
     def _block(self, start: int) -> Tensor:
         """Positions start..start+255 as [S, 256, R/2, 2]."""

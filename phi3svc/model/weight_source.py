@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from phi3svc.config.model import Phi3Config
 from phi3svc.ops import PackedLinear
 
 Rows = Callable[[Tensor], Tensor]
 """Puts the rows of a checkpoint's tensor into the order in which the network has them."""
+
+
+class Heads(NamedTuple):
+    """Of which the rows of q | k | v are: H, K, and R, how many dims of one are rotated."""
+
+    num_heads: int
+    num_kv_heads: int
+    rotary_dim: int
+
+    @classmethod
+    def of(cls, config: Phi3Config) -> Heads:
+        return cls(config.num_attention_heads, config.num_key_value_heads, config.rope.rotary_dim)
 
 
 class WeightSource(Protocol):
@@ -36,6 +49,10 @@ class WeightSource(Protocol):
 
     def linear(self, name: str, rows: Rows | None = None) -> PackedLinear:
         """The weight `name`, packed as by `ops.pack_linear`."""
+        ...
+
+    def qkv(self, name: str, heads: Heads, rows: Rows | None = None) -> PackedLinear:
+        """The weight `name`, rows q | k | v, packed as by `ops.pack_qkv`."""
         ...
 
     def gate_up(self, name: str, rows: Rows | None = None) -> PackedLinear:

@@ -158,7 +158,8 @@ def test_int8_gives_as_many_more_blocks_as_it_is_smaller() -> None:
         (torch.bfloat16, "int8", 100),
         (torch.float32, "int8", 100),
     ):
-        network = cast(Network, SimpleNamespace(config=Config(), dtype=dtype))
+        device = torch.device("cpu")
+        network = cast(Network, SimpleNamespace(config=Config(), dtype=dtype, device=device))
         config = EngineConfig(kv_memory_bytes=1 << 20, kv_dtype=kv_dtype)
         num_blocks = (1 << 20) // (bytes_per_token * ops.PAGE_SIZE)
         assert split_kv_memory({"m": network}, config) == {"m": num_blocks}

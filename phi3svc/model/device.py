@@ -1,0 +1,89 @@
+"""Where a model runs, and memory there; the only place that asks torch for CUDA's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from phi3svc import ops
+from phi3svc.errors import ConfigError
+
+_MIN_CAPABILITY = (8, 0)
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device `name` ("cpu", "cuda" or "cuda:1"), if ops run there. Raises ConfigError."""
+    where = f"device={str(name)!r}"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"{where}: must be cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise ConfigError(f"{where}: must be cpu, cuda or cuda:N")
+    return _find_cuda_device(where, device.index or 0)
+
+
+def _find_cuda_device(where: str, index: int) -> torch.device:
+    match ops.build_info()["cuda"]:
+        case "off":
+            raise ConfigError(f"{where}: built without CUDA; rebuild with PHI3SVC_CUDA=on")
+        case "emulated":
+            raise ConfigError(f"{where}: this build emulates CUDA, for tests on the CPU")
+    if torch.version.cuda is None:
+        raise ConfigError(f"{where}: torch {torch.__version__} has no CUDA; install one that has")
+    num_devices = torch.cuda.device_count()
+    if num_devices == 0 or not torch.cuda.is_available():
+        raise ConfigError(f"{where}: no CUDA device, or no driver for one, is here")
+    if index >= num_devices:
+        raise ConfigError(f"{where}: must be below cuda:{num_devices}")
+    capability = torch.cuda.get_device_capability(index)
+    if capability < _MIN_CAPABILITY:
+        needed, found = (".".join(map(str, pair)) for pair in (_MIN_CAPABILITY, capability))
+        raise ConfigError(f"{where}: needs compute capability {needed}; this device has {found}")
+    return torch.device("cuda", index)
+
+
+def describe_devices() -> list[str]:
+    """The CUDA devices that torch sees, a line each."""
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        lines.append(f"cuda:{index} {device.name}, {device.total_memory / 2**30:.0f} GiB")
+    return lines
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Bytes of a CUDA device's memory that tensors may still take."""
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch keeps for tensors to come is as good as free.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether nothing can be computed on a device any more until the process is a new one."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:  # an error of a kernel's is there for good
+        return True
+    return False
+
+
+def host_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros in the CPU's memory, page-locked where ops on a device are to copy them."""
+    return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+def fetched(tensor: Tensor) -> Tensor:
+    """What `tensor` holds, in the CPU's memory: itself, if that is where ops have it.
+
+    Else a new tensor and a call of ops that copies to it, for a program that is being recorded.
+    """
+    if ops.backend(tensor.device) == "cpu":
+        return tensor
+    host = host_tensor(tuple(tensor.shape), tensor.dtype, tensor.device)
+    ops.copy(tensor, host)
+    return host
