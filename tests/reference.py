@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phi3svc import ops
 from phi3svc.ops import BlockSparse
 
 PAGE_SIZE = 16
@@ -196,8 +197,13 @@ def quantize(heads: Tensor) -> Quantized:
 
 
 def pack_panels(weight: Tensor) -> Tensor:
-    """[n, k] → [ceil(n/16), k, 16], or for bfloat16 [ceil(n/16), ceil(k/2), 16, 2]"""
+    """[n, k] → [ceil(n/16), k, 16], or for bfloat16 [ceil(n/16), ceil(k/2), 16, 2]
+
+    On CUDA rows and columns keep their places: [16·ceil(n/16), 16·ceil(k/16)].
+    """
     num_rows, width = weight.shape
+    if ops.backend(weight.device) == "cuda":
+        return torch.nn.functional.pad(weight, (0, -width % 16, 0, -num_rows % 16))
     odd = width % 2 if weight.dtype == torch.bfloat16 else 0
     padded = torch.nn.functional.pad(weight, (0, odd, 0, -num_rows % 16))
     panels = padded.unflatten(0, (-1, 16))  # [panels, 16, k]
@@ -207,13 +213,32 @@ def pack_panels(weight: Tensor) -> Tensor:
 
 
 def pack_gate_up_panels(weight: Tensor) -> Tensor:
-    """[2F, E] → panels that alternate gate and up, each half padded by itself"""
+    """[2F, E] → panels that alternate gate and up, each half padded by itself
+
+    On CUDA rows alternate.
+    """
+    if ops.backend(weight.device) == "cuda":
+        return pack_panels(torch.stack(weight.chunk(2), dim=1).flatten(0, 1))
     gate, up = (pack_panels(half) for half in weight.chunk(2, dim=0))
     return torch.stack([gate, up], dim=1).flatten(0, 1)
 
 
+def pack_qkv_panels(
+    weight: Tensor, num_rotated_heads: int, num_heads: int, rotary_dim: int
+) -> Tensor:
+    """[heads·D, E] → as `pack_panels`; on CUDA with dims beside those they are rotated with."""
+    if ops.backend(weight.device) == "cpu":
+        return pack_panels(weight)
+    dims = torch.arange(len(weight)).unflatten(0, (num_heads, -1))  # [heads, D]
+    pairs = dims[:num_rotated_heads, :rotary_dim].unflatten(1, (2, -1)).transpose(1, 2).flatten(1)
+    dims[:num_rotated_heads, :rotary_dim] = pairs
+    return pack_panels(weight[dims.flatten()])
+
+
 def to_k_pages(keys: Tensor) -> Tensor:
-    """[N, P, K, D] → [N, K, D, P], or for bfloat16 [N, K, D/2, P, 2]"""
+    """[N, P, K, D] → [N, K, D, P], or for bfloat16 [N, K, D/2, P, 2]; on CUDA as `to_v_pages`"""
+    if ops.backend(keys.device) == "cuda":
+        return to_v_pages(keys)
     by_head = keys.transpose(1, 2)  # [N, K, P, D]
     if keys.dtype == torch.bfloat16:
         return by_head.unflatten(3, (-1, 2)).transpose(2, 3).contiguous()
@@ -222,6 +247,8 @@ def to_k_pages(keys: Tensor) -> Tensor:
 
 def from_k_pages(k_pages: Tensor) -> Tensor:
     """The inverse of `to_k_pages`."""
+    if ops.backend(k_pages.device) == "cuda":
+        return from_v_pages(k_pages)
     if k_pages.dtype == torch.bfloat16:
         return k_pages.transpose(2, 3).flatten(3).transpose(1, 2).contiguous()
     return k_pages.permute(0, 3, 1, 2).contiguous()

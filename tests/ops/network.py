@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import reference
-from op_tensors import i32, poisoned, randn, slots_of, starts_of
+from op_tensors import attention_workspace, i32, poisoned, randn, slots_of, starts_of
 from phi3svc import ops
 
 EPS = 1e-5
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 6, 2, 32  # groups of 3: row tiles cut through queries
+ROTARY_DIM = 24
 WIDTH, MLP_WIDTH, VOCAB_SIZE, NUM_LAYERS = 72, 100, 61, 2
 MAX_POSITION = 700
 
@@ -69,14 +70,17 @@ class Network:
         num_qkv = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
         self.head = ops.pack_linear(weight(VOCAB_SIZE, WIDTH), format)
         self.norm = 1 + randn(WIDTH, dtype=dtype, std=0.1)
-        angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-torch.arange(12) / 12))
+        pairs = torch.arange(ROTARY_DIM // 2)
+        angles = torch.outer(torch.arange(MAX_POSITION), 100.0 ** (-pairs / len(pairs)))
         table = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        self.rope_table = torch.stack([table, 1.19 * table.flip(1)])  # R = 24 of 32
+        self.rope_table = torch.stack([table, 1.19 * table.flip(1)])
         self.layers = [
             Layer(
                 input_norm=1 + randn(WIDTH, dtype=dtype, std=0.1),
                 input_norm_bias=bias(WIDTH),
-                qkv=ops.pack_linear(weight(num_qkv, WIDTH), format),
+                qkv=ops.pack_qkv(
+                    weight(num_qkv, WIDTH), NUM_HEADS, NUM_KV_HEADS, ROTARY_DIM, format
+                ),
                 qkv_bias=bias(num_qkv),
                 block_sparse=sparse[i],
                 output=ops.pack_linear(weight(WIDTH, NUM_HEADS * HEAD_DIM), format),
@@ -230,6 +234,7 @@ def forward(
             mixed,
             *scales,
             block_sparse=layer.block_sparse,
+            workspace=attention_workspace(q, tables),
         )
         if to_output is not mixed:
             ops.quantize(mixed, to_output)

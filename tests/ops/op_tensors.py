@@ -168,6 +168,25 @@ def starts_of(lens: list[int]) -> Tensor:
     return i32(0, *torch.tensor(lens).cumsum(0).tolist())
 
 
+# Workspaces --------------------------------------------------------------------------------------
+
+
+def attention_workspace(q: Tensor, block_tables: Tensor, num_queries: int = 0) -> Tensor | None:
+    """What `ops.attention` wants on the device of `q`, for so many queries at a time or all."""
+    if ops.backend(q.device) == "cpu":
+        return None
+    num_queries = num_queries or max(1, len(q))
+    size = ops.attention_workspace_bytes(num_queries, *q.shape[1:], block_tables.shape[1])
+    return torch.zeros(size, dtype=torch.uint8)
+
+
+def sample_workspace(logits: Tensor) -> Tensor | None:
+    """What `ops.sample` wants on the device of `logits`."""
+    if ops.backend(logits.device) == "cpu":
+        return None
+    return torch.zeros(ops.sample_workspace_bytes(*logits.shape), dtype=torch.uint8)
+
+
 # Error bounds ------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,7 @@ def test_a_spoilt_block_is_felt_by_those_who_see_it_alone(
         assert_bitwise_equal(by_head[rest], clean.view_as(by_head)[rest])
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("num_queries", [1, 5, 100])
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 def test_a_page_id_is_checked_iff_a_query_sees_the_page(

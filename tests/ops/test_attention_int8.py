@@ -24,7 +24,7 @@ from phi3svc import ops
 from reference import Quantized
 from test_attention import EDGES, MIXED, bound
 
-pytestmark = pytest.mark.usefixtures("gemm_isa")
+pytestmark = [pytest.mark.usefixtures("gemm_isa"), pytest.mark.cpu_only]
 
 
 def random_heads(num_keys: int, num_kv_heads: int, head_dim: int) -> Quantized:

@@ -20,7 +20,14 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal
-from op_tensors import Guarded, misaligned, poisoned, randn
+from op_tensors import (
+    Guarded,
+    attention_workspace,
+    misaligned,
+    poisoned,
+    randn,
+    sample_workspace,
+)
 from phi3svc import ops
 from weight_formats import input_of, rows_for
 
@@ -269,9 +276,12 @@ def classify_head_layer_norm(dtype: torch.dtype) -> RowOp:
 def qkv_rope(dtype: torch.dtype, has_bias: bool = False, format: str | None = None) -> RowOp:
     num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
     num_outputs = (num_heads + 2 * num_kv_heads) * head_dim
-    weight = ops.pack_linear(randn(num_outputs, width, dtype=dtype), format)
+    rotary_dim = 32
+    weight = ops.pack_qkv(
+        randn(num_outputs, width, dtype=dtype), num_heads, num_kv_heads, rotary_dim, format
+    )
     bias = randn(num_outputs, dtype=dtype) if has_bias else None
-    table = randn(2, 300, 16, 2)  # R = 32 of 48
+    table = randn(2, 300, rotary_dim // 2, 2)
 
     def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
         q = guarded(len(x), num_heads, head_dim, dtype=dtype)
@@ -371,6 +381,7 @@ def attention_decode(
             out,
             *scales,
             block_sparse=block_sparse,
+            workspace=attention_workspace(q, block_tables),
         )
         return (out,)
 
@@ -428,6 +439,7 @@ def sample(dtype: torch.dtype) -> RowOp:
                 torch.cat([*none, *(bias_ids[row] for row in rows)]),
                 torch.cat([torch.empty(0), *(biases[row] for row in rows)]),
             ),
+            workspace=sample_workspace(logits),
         )
         return ids, logprobs
 
@@ -508,7 +520,15 @@ WITHOUT_STRIDED_ROWS = [
 ]
 
 
-@pytest.fixture(params=OPS, ids=lambda make: make.__name__)
+CPU_ONLY = [make for make in OPS if {"quantize", "quantized"} & set(make.__name__.split("_"))]
+CPU_ONLY += [make for make in OPS if "int" in make.__name__]
+
+
+def _marked(make: Callable[[torch.dtype], RowOp]) -> object:
+    return pytest.param(make, marks=pytest.mark.cpu_only) if make in CPU_ONLY else make
+
+
+@pytest.fixture(params=map(_marked, OPS), ids=lambda make: make.__name__)
 def op(request: pytest.FixtureRequest, dtype: torch.dtype) -> RowOp:
     made: RowOp = request.param(dtype)
     return made

@@ -26,7 +26,7 @@ from weight_formats import (
     weights_of,
 )
 
-pytestmark = pytest.mark.usefixtures("gemm_isa")
+pytestmark = [pytest.mark.usefixtures("gemm_isa"), pytest.mark.cpu_only]
 
 EPS = 1e-5
 BF16 = torch.bfloat16

@@ -14,6 +14,8 @@ from phi3svc import ops
 from test_batch_invariance import OPS, RowOp, every_row
 from weight_formats import INTEGER_FORMATS
 
+pytestmark = pytest.mark.cpu_only
+
 OTHERS = ops.available_isas()[1:]
 
 

@@ -138,6 +138,7 @@ def test_linear_rounds_bf16_to_nearest_even(terms: tuple[float, float], expected
     assert_bitwise_equal(out, torch.tensor([[expected]], dtype=torch.bfloat16))
 
 
+@pytest.mark.cpu_only
 def test_linear_keeps_subnormal_bf16_except_in_vdpbf16ps(gemm_isa: str) -> None:
     x = torch.tensor([[2.0**-130, 2.0**-133]], dtype=torch.bfloat16)
     out = torch.empty(1, 1, dtype=torch.bfloat16)
@@ -145,6 +146,7 @@ def test_linear_keeps_subnormal_bf16_except_in_vdpbf16ps(gemm_isa: str) -> None:
     assert out.item() == (0 if gemm_isa == "avx512_bf16" else x.double().sum().item())
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("width", [7, 100, 2500])
 def test_linear_is_one_chain_of_multiply_adds_in_index_order(
     width: int, dtype: torch.dtype

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import reference_sampling
 from compare import assert_bitwise_equal, assert_close
-from op_tensors import Guarded, i32, misaligned, randn
+from op_tensors import Guarded, i32, misaligned, randn, sample_workspace
 from phi3svc import ops
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -86,6 +86,7 @@ def test_a_logprob_is_to_the_bit_what_sample_reports(
         torch.arange(num_rows, dtype=torch.int32),
         drawn,
         expected,
+        workspace=sample_workspace(logits),
     )
     found, top_ids, of_top = logprobs(logits, drawn, vocab_size)
     assert_bitwise_equal(found, expected)

@@ -48,6 +48,20 @@ def test_pack_gate_up_alternates_panels_padded_by_themselves(
     assert (packed.out_features, packed.in_features) == (2 * mlp_width, width)
 
 
+@pytest.mark.parametrize("heads", [(4, 2), (3, 1), (1, 1)])
+@pytest.mark.parametrize(("head_dim", "rotary_dim"), [(16, 16), (48, 32), (96, 6), (32, 0)])
+def test_pack_qkv_keeps_apart_what_is_not_rotated_together(
+    heads: tuple[int, int], head_dim: int, rotary_dim: int, dtype: torch.dtype
+) -> None:
+    num_heads, num_kv_heads = heads
+    weight = randn((num_heads + 2 * num_kv_heads) * head_dim, 40, dtype=dtype)
+    packed = ops.pack_qkv(weight, num_heads, num_kv_heads, rotary_dim)
+    expected = reference.pack_qkv_panels(
+        weight, num_heads + num_kv_heads, num_heads + 2 * num_kv_heads, rotary_dim
+    )
+    assert_bitwise_equal(packed.data, expected)
+
+
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_packing_does_not_depend_on_the_number_of_threads(
     num_threads: int, dtype: torch.dtype

@@ -61,7 +61,7 @@ def run(
     q = Guarded(len(x), shape.num_heads, shape.head_dim, dtype=x.dtype)
     ops.qkv_rope(
         x,
-        ops.pack_linear(weight),
+        ops.pack_qkv(weight, shape.num_heads, shape.num_kv_heads, shape.rotary_dim),
         positions,
         rope_sets,
         table,

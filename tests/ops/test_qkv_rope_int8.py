@@ -15,7 +15,7 @@ from op_tensors import NUM_ROWS, Guarded, poisoned, randn
 from phi3svc import ops
 from reference import Quantized
 
-pytestmark = pytest.mark.usefixtures("gemm_isa")
+pytestmark = [pytest.mark.usefixtures("gemm_isa"), pytest.mark.cpu_only]
 
 NUM_PAGES = 5
 MAX_POSITION = 80

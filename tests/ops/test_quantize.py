@@ -14,7 +14,7 @@ from op_tensors import NUM_ROWS, misaligned, randn
 from phi3svc import ops
 from weight_formats import quantize, quantized_rows, rows_for
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.cpu_only]
 
 EPS = 1e-5
 WIDTHS = [1, 2, 15, 16, 17, 31, 33, 127, 128, 129, 255, 257, 3072]

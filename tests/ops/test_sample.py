@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
 
 import reference_sampling
 from compare import assert_close
-from op_tensors import i32, misaligned, poisoned, randn
+from op_tensors import i32, misaligned, poisoned, randn, sample_workspace
 from phi3svc import ops
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -68,6 +68,7 @@ def sample(
         torch.arange(num_rows, dtype=torch.int32) if positions is None else positions,
         ids,
         logprobs,
+        workspace=sample_workspace(logits),
     )
     return ids, logprobs
 

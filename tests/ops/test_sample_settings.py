@@ -22,7 +22,7 @@ from transformers.generation.logits_process import (
 
 import reference_sampling
 from compare import assert_close
-from op_tensors import i32, randn
+from op_tensors import i32, randn, sample_workspace
 from phi3svc import ops
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -52,8 +52,9 @@ def draw(
     """Ids drawn from one row of logits at positions 0, 1, …."""
     temperature, top_k, top_p, min_p, typical_p = filters
     ids = torch.empty(num_draws, dtype=torch.int32)
+    logits = logits.repeat(num_draws, 1)
     ops.sample(
-        logits.repeat(num_draws, 1),
+        logits,
         torch.full((num_draws,), temperature),
         torch.full((num_draws,), top_k, dtype=torch.int32),
         torch.full((num_draws,), top_p),
@@ -66,6 +67,7 @@ def draw(
         typical_p=torch.full((num_draws,), typical_p),
         penalties=penalties,
         biases=biases,
+        workspace=sample_workspace(logits),
     )
     drawn: list[int] = ids.tolist()
     return drawn
@@ -289,6 +291,7 @@ def test_logprobs_stay_those_of_the_raw_logits() -> None:
         logits, torch.ones(1), i32(0), torch.ones(1), torch.zeros(1, dtype=torch.int64), i32(0),
         i32(0), ids, logprobs, min_p=torch.tensor([0.1]), typical_p=torch.tensor([0.5]),
         penalties=repeated(1, [4], [5], 1.5, 1.0, 1.0), biases=repeated_biases(1, {9: 20.0}),
+        workspace=sample_workspace(logits),
     )  # fmt: skip
     assert ids.item() == 9
     assert_close(logprobs, logits.double().log_softmax(-1)[0, [9]], atol=4e-6)

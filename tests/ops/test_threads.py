@@ -19,6 +19,8 @@ from compare import assert_bitwise_equal
 from op_tensors import i32, randn
 from phi3svc import ops
 
+pytestmark = pytest.mark.cpu_only
+
 # Large enough that even one row is shared between threads.
 WIDTH, OUT_FEATURES = 1024, 16 * 40
 

@@ -22,7 +22,7 @@ from weight_formats import (
     weights_of,
 )
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.cpu_only]
 
 # Root mean square error on normally distributed weights, relative to theirs; of csrc's choice of
 # steps, measured over 64 rows of 4096.
