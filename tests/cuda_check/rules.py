@@ -39,8 +39,11 @@ class Rule:
 EVERY = ("sm_80", "sm_90a")
 RULES = (
     Rule(r"\bcutlass::device_kernel\b", ("sm_90a",), "HGMMA", local_memory=False),
-    Rule(r"\bsm90::\w*prefill", ("sm_90a",), "HGMMA", local_memory=False),
-    Rule(r"\b(decode|tiled)_gemm\b", EVERY, "HMMA", local_memory=False),
-    Rule(r"(?<!sm90::)\battention_(decode|prefill)\b", EVERY, "HMMA", local_memory=False),
+    Rule(r"\battention_prefill_wgmma\b", ("sm_90a",), "HGMMA", local_memory=False),
+    Rule(r"\bdecode_gemm\b", EVERY, "HMMA", local_memory=False),
+    Rule(r"\battention_decode\b", EVERY, "HMMA", local_memory=False),
+    # At the limit of registers with their largest tiles; on sm_90a they stand in for WGMMA.
+    Rule(r"\btiled_gemm\b", EVERY, "HMMA"),
+    Rule(r"\battention_prefill\b", EVERY, "HMMA"),
     Rule(r"decode", EVERY, local_memory=False),
 )
