@@ -3,7 +3,8 @@
 //
 // A kernel calls `store` once for every token and every pair of neighbouring rows of the packed
 // weight, `row` even and below its padded rows; lanes next to each other on rows next to each
-// other, which makes the accesses here coalesced.
+// other, which makes the accesses here coalesced. A kernel that has few warps to wait at a time
+// calls `read` for several tokens before it stores any of them.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +55,33 @@ struct StoreEpilogue {
     std::int64_t out_features;
   };
 
+  // What is accumulated into; 0 for none.
+  struct Read {
+    float even = 0, odd = 0;
+  };
+
+  PHI3_DEVICE static Read read(const Params& p, std::int64_t token, std::int64_t row) {
+    if (!p.accumulate || row >= p.out_features) return {};
+    const bool has_odd = row + 1 < p.out_features;
+    const float* const out = static_cast<const float*>(p.out) + token * p.out_stride + row;
+    if (is_pair<float2>(out, has_odd)) {
+      const float2 old = *reinterpret_cast<const float2*>(out);
+      return {old.x, old.y};
+    }
+    return {out[0], has_odd ? out[1] : 0.0F};
+  }
+
   PHI3_DEVICE static void store(
       const Params& p, std::int64_t token, std::int64_t row, float even, float odd) {
+    store(p, token, row, even, odd, read(p, token, row));
+  }
+
+  PHI3_DEVICE static void store(const Params& p,
+                                std::int64_t token,
+                                std::int64_t row,
+                                float even,
+                                float odd,
+                                const Read& old) {
     if (row >= p.out_features) return;
     scale_rows(p.row_scales, row, even, odd);
     const bool has_odd = row + 1 < p.out_features;
@@ -65,9 +91,13 @@ struct StoreEpilogue {
       even += load_as(p.dtype, p.bias, row);
       if (has_odd) odd += load_as(p.dtype, p.bias, row + 1);
     }
+    if (p.accumulate) {
+      even = old.even + even;
+      odd = old.odd + odd;
+    }
     const std::int64_t at = token * p.out_stride + row;
     if (p.out_dtype == DType::kFloat32) {
-      store_float(static_cast<float*>(p.out) + at, even, odd, has_odd, p.accumulate);
+      store_float(static_cast<float*>(p.out) + at, even, odd, has_odd);
     } else {
       store_bf16(static_cast<BFloat16*>(p.out) + at, even, odd, has_odd);
     }
@@ -80,16 +110,13 @@ struct StoreEpilogue {
     return has_odd && reinterpret_cast<std::uintptr_t>(out) % sizeof(Pair) == 0;
   }
 
-  PHI3_DEVICE static void store_float(
-      float* out, float even, float odd, bool has_odd, bool accumulate) {
+  PHI3_DEVICE static void store_float(float* out, float even, float odd, bool has_odd) {
     if (is_pair<float2>(out, has_odd)) {
-      auto* const pair = reinterpret_cast<float2*>(out);
-      const float2 old = accumulate ? *pair : make_float2(0, 0);
-      *pair = accumulate ? make_float2(old.x + even, old.y + odd) : make_float2(even, odd);
+      *reinterpret_cast<float2*>(out) = make_float2(even, odd);
       return;
     }
-    out[0] = accumulate ? out[0] + even : even;
-    if (has_odd) out[1] = accumulate ? out[1] + odd : odd;
+    out[0] = even;
+    if (has_odd) out[1] = odd;
   }
 
   PHI3_DEVICE static void store_bf16(BFloat16* out, float even, float odd, bool has_odd) {
@@ -115,8 +142,16 @@ struct GatedEpilogue {
     std::int64_t mlp_width;
   };
 
-  PHI3_DEVICE static void store(
-      const Params& p, std::int64_t token, std::int64_t row, float gate, float up) {
+  struct Read {};
+
+  PHI3_DEVICE static Read read(const Params&, std::int64_t, std::int64_t) { return {}; }
+
+  PHI3_DEVICE static void store(const Params& p,
+                                std::int64_t token,
+                                std::int64_t row,
+                                float gate,
+                                float up,
+                                const Read& = {}) {
     const std::int64_t column = row / 2;
     if (column >= p.mlp_width) return;
     scale_rows(p.row_scales, row, gate, up);
@@ -160,48 +195,79 @@ struct QkvRopeEpilogue {
     std::int64_t num_slots, num_rope_sets, max_positions;
   };
 
+  // Of the token: its slot, negative for one that is none; the angle of the row's dims, or 1, 0
+  // where they are not rotated, and NaN without a slot, a position and a rope set that there are.
+  struct Read {
+    std::int32_t slot;
+    float cos, sin;
+  };
+
+  // Without branches that wait for what is read: of several tokens all is under way at once.
+  PHI3_DEVICE static Read read(const Params& p, std::int64_t token, std::int64_t row) {
+    const std::int32_t position = p.positions[token];
+    const std::int32_t set = p.rope_sets[token];
+    const std::int32_t slot = p.slots[token];
+    const bool has_slot = (slot >= 0) & (slot < p.num_slots);
+    const bool is_known = has_slot & (position >= 0) & (position < p.max_positions) & (set >= 0) &
+                          (set < p.num_rope_sets);
+    const bool has_angle = is_known & is_rotated(p, row);
+    const std::int64_t dim = static_cast<std::uint32_t>(row) % p.head_dim;
+    const float* const angle =
+        p.rope_table + (has_angle ? (set * p.max_positions + position) * p.rotary_dim + dim : 0);
+    const float cos = has_angle ? angle[0] : 1.0F;
+    const float sin = has_angle ? angle[1] : 0.0F;
+    return {has_slot ? slot : -1, is_known ? cos : quiet_nan(), sin};
+  }
+
   PHI3_DEVICE static void store(
       const Params& p, std::int64_t token, std::int64_t row, float even, float odd) {
+    store(p, token, row, even, odd, read(p, token, row));
+  }
+
+  PHI3_DEVICE static void store(const Params& p,
+                                std::int64_t token,
+                                std::int64_t row,
+                                float even,
+                                float odd,
+                                const Read& of) {
     const std::uint32_t head = static_cast<std::uint32_t>(row) / p.head_dim;
     if (head >= p.num_heads + 2 * p.num_kv_heads) return;
     const std::uint32_t dim = static_cast<std::uint32_t>(row) % p.head_dim;
-    const bool is_rotated = head < p.num_heads + p.num_kv_heads && dim < p.rotary_dim;
-    const std::uint32_t first = is_rotated ? dim / 2 : dim;
-    const std::uint32_t second = is_rotated ? first + p.rotary_dim / 2 : dim + 1;
+    const bool rotates = is_rotated(p, row);
+    const std::uint32_t first = rotates ? dim / 2 : dim;
+    const std::uint32_t second = rotates ? first + p.rotary_dim / 2 : dim + 1;
     scale_rows(p.row_scales, row, even, odd);
     if (p.bias != nullptr) {
       const std::int64_t at = row - dim;
       even += load_as(p.dtype, p.bias, at + first);
       odd += load_as(p.dtype, p.bias, at + second);
     }
-    const std::int64_t position = p.positions[token];
-    const std::int64_t set = p.rope_sets[token];
-    const std::int64_t slot = p.slots[token];
-    const bool has_slot = slot >= 0 && slot < p.num_slots;
-    if (!has_slot || position < 0 || position >= p.max_positions || set < 0 ||
-        set >= p.num_rope_sets) {
+    if (isnan(of.cos)) {
       even = odd = quiet_nan();
-    } else if (is_rotated) {
-      const std::int64_t at = (set * p.max_positions + position) * p.rotary_dim + dim;
-      const float cos = p.rope_table[at];
-      const float sin = p.rope_table[at + 1];
-      const float rotated = even * cos - odd * sin;
-      odd = odd * cos + even * sin;
+    } else if (rotates) {
+      const float rotated = even * of.cos - odd * of.sin;
+      odd = odd * of.cos + even * of.sin;
       even = rotated;
     }
     if (head < p.num_heads) {
       const std::int64_t at = (token * p.num_heads + head) * p.head_dim;
       store_as(p.dtype, p.q_out, at + first, even);
       store_as(p.dtype, p.q_out, at + second, odd);
-    } else if (has_slot) {
+    } else if (of.slot >= 0) {
       const bool is_value = head >= p.num_heads + p.num_kv_heads;
       const std::uint32_t kv_head = head - p.num_heads - (is_value ? p.num_kv_heads : 0);
-      const std::int64_t page_head = slot / kPageSize * p.num_kv_heads + kv_head;
-      const std::int64_t at = (page_head * kPageSize + slot % kPageSize) * p.head_dim;
+      const std::int64_t page_head = of.slot / kPageSize * p.num_kv_heads + kv_head;
+      const std::int64_t at = (page_head * kPageSize + of.slot % kPageSize) * p.head_dim;
       void* const pages = is_value ? p.v_pages : p.k_pages;
       store_as(p.kv_dtype, pages, at + first, even);
       store_as(p.kv_dtype, pages, at + second, odd);
     }
+  }
+
+ private:
+  PHI3_DEVICE static bool is_rotated(const Params& p, std::int64_t row) {
+    const auto at = static_cast<std::uint32_t>(row);
+    return at / p.head_dim < p.num_heads + p.num_kv_heads && at % p.head_dim < p.rotary_dim;
   }
 };
 

@@ -18,6 +18,9 @@ class StagedEpilogueOp {
  public:
   static constexpr int kGroupRows = 64;
   static constexpr int kGroupThreads = 128;
+  static constexpr int kWarps = kGroupThreads / kWarpSize;
+  // Of a warp: nothing else of the block runs that could hide how long it waits for memory.
+  static constexpr int kTokensAtOnce = cute::min(8, kTileTokens / kWarps);
   // Of 32 lanes that write, the tokens 2c of c = 0..3 shall be 8 banks apart, for 8 rows each.
   static constexpr int kTokenPitch = kGroupRows + 4;
 
@@ -95,9 +98,20 @@ class StagedEpilogueOp {
     const int num_tokens =
         cute::min(kTileTokens, static_cast<int>(cute::get<1>(problem) - first_token));
     CUTLASS_PRAGMA_NO_UNROLL
-    for (int token = warp; token < num_tokens; token += kGroupThreads / kWarpSize) {
-      const float2 pair = *reinterpret_cast<const float2*>(&staged[token][2 * lane]);
-      Epilogue::store(params_, first_token + token, row, pair.x, pair.y);
+    for (int first = warp; first < num_tokens; first += kTokensAtOnce * kWarps) {
+      typename Epilogue::Read read[kTokensAtOnce];
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kTokensAtOnce; ++i) {
+        const int token = first + i * kWarps;
+        if (token < num_tokens) read[i] = Epilogue::read(params_, first_token + token, row);
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kTokensAtOnce; ++i) {
+        const int token = first + i * kWarps;
+        if (token >= num_tokens) break;
+        const float2 pair = *reinterpret_cast<const float2*>(&staged[token][2 * lane]);
+        Epilogue::store(params_, first_token + token, row, pair.x, pair.y, read[i]);
+      }
     }
   }
 
