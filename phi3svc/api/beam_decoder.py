@@ -120,10 +120,10 @@ class BeamDecoder:
         return _Part(row.token_ids(beam, start, end), write, row.rope_set)
 
     def _last_logits(self, parts: Sequence[_Part]) -> Iterator[Tensor]:
-        """Logits of the last token of each part, [some of them, V] at a time."""
+        """Logits of the last token of each part, [some of them, V] at a time, on the CPU."""
         for h, last_rows in self._forwards(parts):
             if last_rows:
-                yield self._network.logits(h, int32_tensor(last_rows)).clone()
+                yield self._network.logits(h, int32_tensor(last_rows)).to("cpu", copy=True)
 
     def _forwards(self, parts: Sequence[_Part]) -> Iterator[tuple[Tensor, list[int]]]:
         """Compute parts, in as few passes as may be: h of each pass, and the rows where parts end.

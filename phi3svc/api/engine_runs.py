@@ -10,7 +10,7 @@ from phi3svc.api.memory import require_bytes
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import FailedEvent, TokenEvent
-from phi3svc.engine.memory import available_bytes
+from phi3svc.engine.memory import free_bytes
 from phi3svc.engine.request import GenerateRequest, check_request
 from phi3svc.model.kv_cache import page_bytes
 from phi3svc.model.network import Network
@@ -112,8 +112,8 @@ class EngineRuns:
     def _num_blocks_for(self, wanted: int, longest: int) -> int:
         block_bytes = page_bytes(self._network.config, self._network.dtype)
         what = f"the keys and values of {longest * PAGE_SIZE} tokens"
-        require_bytes("max_new_tokens", longest * block_bytes, what)
-        # A power of two, so that a conversation that grows seldom outgrows it; what is not written
-        # to takes no memory.
+        require_bytes("max_new_tokens", longest * block_bytes, what, self._network.device)
+        # A power of two, so that a conversation that grows seldom outgrows it; on a CPU what is not
+        # written to takes no memory.
         generous = 1 << (wanted - 1).bit_length()
-        return max(longest, min(generous, available_bytes() // 2 // block_bytes))
+        return max(longest, min(generous, free_bytes(self._network.device) // 2 // block_bytes))

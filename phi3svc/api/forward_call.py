@@ -49,6 +49,8 @@ class ForwardCall:
         options: ForwardOptions,
     ) -> None:
         _check_options(options)
+        input_ids, attention_mask = _on_cpu(input_ids), _on_cpu(attention_mask)
+        position_ids, inputs_embeds = _on_cpu(position_ids), _on_cpu(inputs_embeds)
         if not isinstance(past_key_values, Phi3Cache | None):
             raise InvalidRequest.of(
                 "past_key_values",
@@ -91,6 +93,11 @@ class ForwardCall:
     def finish(self, output: Output) -> Output:
         """`output`, as a tuple if that was asked for; then it is one whatever its type says."""
         return output if self._return_dict else output.to_tuple()  # type: ignore[return-value]
+
+
+def _on_cpu(value: Tensor | None) -> Tensor | None:
+    """In the CPU's memory, where batches are read. What is no tensor is refused later."""
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _check_options(options: ForwardOptions) -> None:

@@ -48,9 +48,11 @@ class HiddenStates:
             "output_hidden_states",
             num_states * shape[0] * shape[1] * size * network.dtype.itemsize,
             f"{num_states} hidden states of {shape[0]} x {shape[1]} tokens",
+            network.device,
         )
         self.states = tuple(
-            torch.zeros(*shape, size, dtype=network.dtype) for _ in range(num_states)
+            torch.zeros(*shape, size, dtype=network.dtype, device=network.device)
+            for _ in range(num_states)
         )
         self._network = network
 
@@ -111,7 +113,7 @@ def _compute(
         return network.forward(inputs, cache.kv)
     network.rope.ensure(inputs.num_positions)
     on_layer = None if hidden is None or not len(places.at) else partial(hidden.take, places=places)
-    return network.compute(inputs, cache.kv, embeddings, on_layer)
+    return network.compute(inputs.on(network.device), cache.kv, embeddings, on_layer)
 
 
 def _places(

@@ -24,6 +24,7 @@ from phi3svc.api.generation_outputs import (
 )
 from phi3svc.api.logits_processors import History, process, processors_for
 from phi3svc.api.memory import require_bytes
+from phi3svc.api.outputs import moved
 from phi3svc.api.stopping import StoppingCriterion
 from phi3svc.api.turns import turn
 from phi3svc.errors import InvalidRequest
@@ -100,8 +101,8 @@ class GenerationMixin:
         runs: EngineRuns = self.__dict__.setdefault("_runs", EngineRuns(self.network))
         with turn(self.network):
             if settings.num_beams > 1:
-                return self._search(call)
-            return self._sample(call, streamer, runs)
+                return moved(self._search(call), self.network.device)
+            return moved(self._sample(call, streamer, runs), self.network.device)
 
     def compute_transition_scores(
         self,

@@ -38,7 +38,7 @@ def causal_lm_loss(
         targets = _class_labels(
             "shift_labels", shift_labels, logits.shape[:2], logits.shape[2], ignore_index
         )
-    targets = targets.masked_fill(~mask, ignore_index)
+    targets = targets.to(logits.device).masked_fill(~mask.to(logits.device), ignore_index)
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction=reduction
@@ -49,7 +49,7 @@ def causal_lm_loss(
 def token_classification_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy of logits [B, S, C] with labels [B, S], where they are not -100."""
     targets = _class_labels("labels", labels, logits.shape[:2], logits.shape[2], IGNORE_INDEX)
-    targets = targets.masked_fill(~mask, IGNORE_INDEX)
+    targets = targets.to(logits.device).masked_fill(~mask.to(logits.device), IGNORE_INDEX)
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -63,6 +63,7 @@ def sequence_classification_loss(
     "multi_label_classification": binary cross entropy with labels [B, C].
     """
     _require_tensor("labels", labels)
+    labels = labels.to(logits.device)
     num_rows, num_labels = logits.shape
     if problem_type is None:
         if num_labels == 1:

@@ -27,7 +27,6 @@ from phi3svc.api.loss import (
     sequence_classification_loss,
     token_classification_loss,
 )
-from phi3svc.api.memory import require_bytes
 from phi3svc.api.outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -76,7 +75,7 @@ class Phi3Model(PretrainedModel):
             use_cache,
             options,
         )
-        out = _zeros(*call.shape, self.config.hidden_size, dtype=self.dtype)
+        out = self._zeros(*call.shape, self.config.hidden_size, dtype=self.dtype)
         for h, places in call.run():
             found = self.network.last_hidden_state(h[places.at])
             out[places.row_idx, places.column] = found
@@ -150,7 +149,7 @@ class Phi3ForCausalLM(_ModelWithHead, GenerationMixin):
         columns, inverse = torch.unique(kept, return_inverse=True)
         place = torch.full((call.shape[1],), -1)
         place[columns] = torch.arange(len(columns))
-        out = _zeros(call.shape[0], len(columns), self.config.vocab_size)
+        out = self._zeros(call.shape[0], len(columns), self.config.vocab_size)
         for h, places in call.run():
             for part in places.select(place[places.column] >= 0).split(_LOGIT_ROWS):
                 out[part.row_idx, place[part.column]] = self.network.logits(h, part.at)
@@ -221,7 +220,7 @@ class Phi3ForSequenceClassification(_ModelWithHead):
                 for row in call.batch.rows
             ]
         )
-        out = torch.zeros(call.shape[0], self.config.num_labels)
+        out = self._zeros(call.shape[0], self.config.num_labels)
         for h, places in call.run():
             chosen = places.select(pooled[places.row_idx] == places.column)
             if len(chosen.at):
@@ -268,7 +267,7 @@ class Phi3ForTokenClassification(_ModelWithHead):
             use_cache,
             options,
         )
-        out = _zeros(*call.shape, self.config.num_labels)
+        out = self._zeros(*call.shape, self.config.num_labels)
         for h, places in call.run():
             out[places.row_idx, places.column] = self.network.scores(h, places.at)
         loss = None
@@ -281,16 +280,10 @@ class Phi3ForTokenClassification(_ModelWithHead):
     __call__ = forward
 
 
-def _zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    num_bytes = torch.Size(shape).numel() * dtype.itemsize
-    require_bytes("input_ids", num_bytes, f"outputs of {' x '.join(map(str, shape))} numbers")
-    return torch.zeros(shape, dtype=dtype)
-
-
 def _kept_columns(logits_to_keep: int | Tensor, num_columns: int) -> Tensor:
     """The columns [n] that are asked for, in that order."""
     if isinstance(logits_to_keep, Tensor):
-        kept = logits_to_keep
+        kept = logits_to_keep.cpu()
         is_index = kept.dim() == 1 and kept.dtype in (torch.int32, torch.int64) and kept.numel() > 0
         if is_index and int(kept.min()) >= -num_columns and int(kept.max()) < num_columns:
             return torch.where(kept < 0, kept + num_columns, kept).long()

@@ -29,7 +29,7 @@ _INSTEAD = {
 
 
 class Module:
-    """A network on the CPU, in the dtype it was loaded with, for inference.
+    """A network on the device and in the dtype that it was loaded with, for inference.
 
     Not a torch.nn.Module: what modules have besides is missing, with a sentence on why.
     """
@@ -82,15 +82,22 @@ class Module:
                     )
             elif isinstance(wanted, bool):
                 continue  # non_blocking
-            elif isinstance(wanted, int | str | torch.device) and not is_cpu(wanted):
-                raise ConfigError(f"to({str(wanted)!r}): must be cpu")
+            elif isinstance(wanted, int | str | torch.device) and not self._is_on(wanted):
+                raise ConfigError(
+                    f"to({str(wanted)!r}): this model is on {self.device}; load it with "
+                    f"device={device_name(wanted)!r}"
+                )
         return self
 
     def cpu(self) -> Self:
         return self.to("cpu")
 
-    def cuda(self, device: int | str | torch.device | None = None) -> NoReturn:
-        raise ConfigError("cuda(): must be cpu")
+    def cuda(self, device: int | str | torch.device | None = None) -> Self:
+        return self.to("cuda" if device is None else device)
+
+    def _is_on(self, device: int | str | torch.device) -> bool:
+        name = device_name(device)
+        return name == str(self.device) or name == self.device.type
 
     def float(self) -> Self:
         return self.to(torch.float32)
@@ -108,9 +115,12 @@ class Module:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{why}")
 
 
-def is_cpu(device: object) -> bool:
-    """Whether a device, in whatever form scripts give one, is the CPU."""
-    return isinstance(device, str | torch.device) and str(device).partition(":")[0] == "cpu"
+def device_name(device: object) -> str:
+    """A device's name, in whatever form scripts give one: 0 is "cuda:0", as in torch."""
+    if isinstance(device, int) and not isinstance(device, bool):
+        return f"cuda:{device}"
+    name = str(device)
+    return "cpu" if name.startswith("cpu:") else name
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -48,6 +49,24 @@ class ModelOutput:
 
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
+
+
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+def moved(output: Tensor | Output, device: torch.device) -> Tensor | Output:
+    """The same on a device: a tensor, or an output with all its tensors."""
+    if isinstance(output, Tensor):
+        return output.to(device)
+    for name, value in output.items():
+        setattr(output, name, _moved(value, device))
+    return output
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 @dataclass(kw_only=True)

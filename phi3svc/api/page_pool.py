@@ -27,8 +27,9 @@ class PagePool:
         # pages are address space, no memory.
         num_new = num_old + num_missing + (num_old + num_missing) // 4 + 1
         num_bytes = (num_old + num_missing) * page_bytes(self._network.config, self._network.dtype)
-        require_bytes("input_ids", num_bytes, "their keys and values")
-        kv = KVCache(self._network.config, num_new, self._network.dtype, self._network.device)
+        device = self._network.device
+        require_bytes("input_ids", num_bytes, "their keys and values", device)
+        kv = KVCache(self._network.config, num_new, self._network.dtype, device)
         kv.copy_pages(self.kv, range(num_old), range(num_old))
         self.kv = kv
         self._free += range(num_new - 1, num_old - 1, -1)

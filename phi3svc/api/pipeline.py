@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from phi3svc.api.configuration import with_revision
+from phi3svc.api.module import device_name
 from phi3svc.api.pipelines.base import Pipeline, PipelineModel
 from phi3svc.api.pipelines.text_classification import TextClassificationPipeline
 from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
 from phi3svc.api.pipelines.token_classification import TokenClassificationPipeline
 from phi3svc.config.checkpoint import resolve_source
 from phi3svc.config.model import Phi3Config
-from phi3svc.errors import ConfigError, InvalidRequest
+from phi3svc.errors import InvalidRequest
 
 PIPELINES: Mapping[str, type[Pipeline]] = {
     "text-generation": TextGenerationPipeline,
@@ -62,14 +63,14 @@ def pipeline(
     without one, what the model is for. model: a source as `from_pretrained` takes it, or a loaded
     model; without one, the embedded model of the task. tokenizer: see `PipelineTokenizer.of`; by
     default that of the model's folder. revision, device_map, dtype, token, model_kwargs: of
-    `from_pretrained`; device: the CPU is the only one. trust_remote_code and use_fast change
-    nothing: no remote code is ever run. settings: of the pipeline class.
+    `from_pretrained`, as is device, where -1 is the CPU and 0 the first CUDA device.
+    trust_remote_code and use_fast change nothing: no remote code is ever run. settings: of the
+    pipeline class.
 
     Raises ConfigError, InvalidRequest, or UnsupportedTask when the model has not the task's head.
     """
     if config is not None:
         raise InvalidRequest.of("config", "given, must be None: a checkpoint brings its own")
-    _check_device(device)
     if task is None and model is None:
         raise InvalidRequest.of("task", "None together with model=None, must be one of them")
     kind = _pipeline_class(_task_of(model, revision) if task is None else task)
@@ -79,7 +80,11 @@ def pipeline(
         options = {"dtype": dtype if torch_dtype is None else torch_dtype, **(model_kwargs or {})}
         named = {"revision": revision, "device_map": device_map, "token": token}
         options |= {name: value for name, value in named.items() if value is not None}
+        if device is not None:
+            options["device"] = "cpu" if device == -1 else device_name(device)
         model = kind.model_class.from_pretrained(model, **options)
+    elif device is not None:
+        model.to("cpu" if device == -1 else device)
     return kind(model, tokenizer, **settings)
 
 
@@ -100,8 +105,3 @@ def _task_of(model: Any, revision: str | None) -> str:
     if task not in _TASKS:
         raise InvalidRequest.of("task", f"None, must be given for a model that is for {task}")
     return _TASKS[task]
-
-
-def _check_device(device: int | str | torch.device | None) -> None:
-    if device not in (None, -1) and str(device) != "cpu":
-        raise ConfigError(f"device={device!r}: must be cpu")

@@ -12,15 +12,17 @@ from torch import Tensor
 from phi3svc.api.config_settings import SETTINGS
 from phi3svc.api.configuration import Phi3Config, is_local, with_revision
 from phi3svc.api.generation_config import GenerationConfig
-from phi3svc.api.module import Module, is_cpu
+from phi3svc.api.memory import require_bytes
+from phi3svc.api.module import Module, device_name
 from phi3svc.config import model
 from phi3svc.config.checkpoint import resolve_source
 from phi3svc.config.engine import EngineConfig, packed_cache_folder
 from phi3svc.config.json_file import read_json_object
-from phi3svc.config.quantization import SCHEME_NAMES, Quantization
+from phi3svc.config.quantization import FLOAT8, SCHEME_NAMES
 from phi3svc.config.sizes import size_text
 from phi3svc.engine.memory import available_bytes
 from phi3svc.errors import ConfigError
+from phi3svc.model.device import find_device
 from phi3svc.model.loader import build_network, expected_shapes, load_network, required_names
 from phi3svc.model.network import Head, Network
 from phi3svc.model.packed_cache import PackedCache
@@ -72,7 +74,7 @@ class InputEmbeddings:
 
 
 class PretrainedModel(Module):
-    """A network, read from a checkpoint or of random weights, for inference on this machine's CPU.
+    """A network, read from a checkpoint or of random weights, for inference.
 
     config: its settings may be assigned; name_or_path: the checkpoint's folder, "" if there is
     none; generation_config: what `generate` starts from.
@@ -138,17 +140,18 @@ class PretrainedModel(Module):
         """Load a checkpoint.
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
-        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu"; quantization: what linear
-        weights are rounded to, "int8", "int4" or one of its formats ("int4-g128"), None for what
-        the checkpoint has; where they are, the model computes in bfloat16, and that is its dtype.
+        checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu", "cuda" or "cuda:1", where
+        outputs are then, too; quantization: what linear weights are rounded to, "int8", "int4" or
+        one of its formats ("int4-g128") on a CPU, "fp8" on CUDA, None for what the checkpoint has;
+        where they are, the model computes in bfloat16, and that is its dtype.
         packed_cache: where weights are kept as they are served, "auto", "off" or a folder
-        (`EngineConfig`). The rest is transformers': torch_dtype is dtype; device_map may be "auto"
-        or "cpu"; revision is a hub id's; config is the checkpoint's, with settings that go before
-        it; so do problem_type, use_cache, id2label and whatever else a config lets be assigned;
-        others change nothing here, or are refused. Raises ConfigError, also when the checkpoint
-        lacks the head of this class: nothing is initialised at random.
+        (`EngineConfig`). The rest is transformers': torch_dtype is dtype; device_map may be "auto",
+        for device, or one device; revision is a hub id's; config is the checkpoint's, with settings
+        that go before it; so do problem_type, use_cache, id2label and whatever else a config lets
+        be assigned; others change nothing here, or are refused. Raises ConfigError, also when the
+        checkpoint lacks the head of this class: nothing is initialised at random.
         """
-        _check_devices(device, device_map)
+        where = find_device(_device_of(device, device_map))
         settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
         ignored = {*SETTINGS, *_HARMLESS, *(_INSTEAD if is_local(source) else ())}
         _check_others({n: v for n, v in others.items() if n not in ignored})
@@ -158,7 +161,7 @@ class PretrainedModel(Module):
         path = resolve_source(with_revision(source, revision)).path
         if weights_dtype == "bfloat16" and model.Phi3Config.from_dir(path).quantization is not None:
             weights_dtype = "auto"  # what a quantized checkpoint's model computes in
-        network = load_network(path, weights_dtype, cache=cache)
+        network = load_network(path, weights_dtype, cache=cache, device=where)
         made = cls.from_network(network, str(path))
         if config is not None:
             made.config = made.config.with_settings_of(config)
@@ -177,6 +180,13 @@ class PretrainedModel(Module):
 
     def get_input_embeddings(self) -> InputEmbeddings:
         return InputEmbeddings(self.network)
+
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """For outputs, where the model is. Raises InvalidRequest if memory does not hold them."""
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        what = f"outputs of {' x '.join(map(str, shape))} numbers"
+        require_bytes("input_ids", num_bytes, what, self.network.device)
+        return torch.zeros(shape, dtype=dtype, device=self.network.device)
 
     def _hold(self, network: Network, name_or_path: str) -> None:
         self.network = network
@@ -202,12 +212,13 @@ def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -
     )
 
 
-def _check_devices(device: str | torch.device, device_map: object) -> None:
-    if not is_cpu(device):
-        raise ConfigError(f"device={str(device)!r}: must be cpu")
-    devices = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
-    if any(d not in (None, "auto") and not is_cpu(d) for d in devices):
-        raise ConfigError(f"device_map={device_map!r}: must be auto or cpu")
+def _device_of(device: str | torch.device, device_map: object) -> str | torch.device:
+    """The one device that both arguments mean. Raises ConfigError if there are several."""
+    wanted = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
+    named = {name for name in map(device_name, wanted) if name not in ("None", "auto")}
+    if len(named) > 1 or (named and str(device) not in ("cpu", *named)):
+        raise ConfigError(f"device_map={device_map!r}: must be auto or one device, {device}")
+    return named.pop() if named else device
 
 
 def _weights_dtype(dtype: str | torch.dtype | None, quantization: str | None) -> str:
@@ -215,9 +226,10 @@ def _weights_dtype(dtype: str | torch.dtype | None, quantization: str | None) ->
     name = str(dtype or "auto").removeprefix("torch.")
     if quantization is None:
         return name
-    if not isinstance(quantization, str) or Quantization.of(quantization) is None:
+    names = (*SCHEME_NAMES, FLOAT8)
+    if not isinstance(quantization, str) or quantization not in names:
         raise ConfigError(
-            f"quantization={quantization!r}: must be one of {', '.join(SCHEME_NAMES)}, or None"
+            f"quantization={quantization!r}: must be one of {', '.join(names)}, or None"
         )
     if name not in ("auto", "bfloat16"):
         raise ConfigError(

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -49,12 +50,22 @@ def run(args: argparse.Namespace) -> int:
         "folder": str(path),
         "fingerprint": fingerprint(path),
         "free_memory_bytes": free_bytes,
+        "devices": ["cpu", *_cuda_devices()],
     }
     if args.json:
         print(json.dumps(facts | {"longest_context": [_record(way) for way in ways]}))
         return 0
     _show(facts, ways, is_quantized=config.quantization is not None)
     return 0
+
+
+def _cuda_devices() -> list[str]:
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return []
+    # Here and not above: torch takes seconds.
+    from phi3svc.model.device import describe_devices
+
+    return describe_devices()
 
 
 def count_params(tensors: Mapping[str, TensorInfo]) -> int:

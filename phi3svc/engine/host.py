@@ -141,17 +141,18 @@ def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[
     available = free_bytes(device)
     if device.type == "cuda":
         # On a CPU what a step needs comes out of the other half.
-        available -= sum(
+        needed = [
             network.workspace_bytes(config.max_step_tokens, config.max_sequences)
             for network in networks.values()
-        )
+        ]
+        available = max(0, available - sum(needed))
     share = config.kv_memory_share or _KV_MEMORY_SHARES[device.type]
     if config.kv_memory_bytes > available:
         raise ConfigError(
             f"engine.kv_memory_bytes={config.kv_memory_bytes}: must be at most {available}, the"
             f" bytes that are free, or 0 for {share:.0%} of them"
         )
-    total = config.kv_memory_bytes or int(max(0, available) * share)
+    total = config.kv_memory_bytes or int(available * share)
     block_bytes = {}
     needs = []
     for name, network in networks.items():

@@ -46,11 +46,18 @@ def _find_cuda_device(where: str, index: int) -> torch.device:
 
 
 def describe_devices() -> list[str]:
-    """The CUDA devices that torch sees, a line each."""
+    """The CUDA devices that torch sees, each with why it cannot be used, if so."""
+    if torch.version.cuda is None:
+        return [f"cuda (torch {torch.__version__} has no CUDA)"]
     lines = []
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        lines.append(f"cuda:{index} {device.name}, {device.total_memory / 2**30:.0f} GiB")
+        text = f"cuda:{index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"
+        try:
+            find_device(f"cuda:{index}")
+        except ConfigError as error:
+            text += f" ({str(error).partition(': ')[2]})"
+        lines.append(text)
     return lines
 
 

@@ -47,9 +47,10 @@ REFUSED: dict[str, Callable[[Phi3ForCausalLM], object]] = {
     r"load it with dtype=torch.bfloat16": lambda model: model.to(torch.bfloat16),
     r"load it with .*bfloat16": lambda model: model.bfloat16(),
     r"half\(\): must be float32, .* or bfloat16": lambda model: model.to(torch.float16),
-    r"to\('cuda'\): must be cpu": lambda model: model.to("cuda"),
-    r"to\('0'\): must be cpu": lambda model: model.to(0),
-    r"cuda\(\): must be cpu": lambda model: model.cuda(),
+    r"to\('cuda'\): this model is on cpu; load it with device='cuda'": lambda m: m.to("cuda"),
+    r"to\('0'\): this model is on cpu; load it with device='cuda:0'": lambda m: m.to(0),
+    r"to\('1'\): .* load it with device='cuda:1'": lambda model: model.cuda(1),
+    r"to\('cuda'\): .*": lambda model: model.cuda(),
 }
 
 

@@ -100,9 +100,15 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, r"device='cuda': must be cpu"),
-        ({"device_map": "cuda:0"}, r"device_map='cuda:0': must be auto or cpu"),
-        ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or cpu"),
+        ({"device": "cuda"}, r"device='cuda': .*CUDA"),
+        ({"device": "tpu"}, r"device='tpu': must be cpu, cuda or cuda:N"),
+        ({"device_map": "cuda:0"}, r"device='cuda:0': .*CUDA"),
+        ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or one dev"),
+        (
+            {"device_map": "cpu", "device": "cuda"},
+            "device_map=.*: must be auto or one device, cuda",
+        ),
+        ({"quantization": "fp8"}, "dtype='fp8': is for CUDA devices"),
         ({"quantization": "int3"}, "quantization='int3': must be one of int8, int4, int4-g32-"),
         ({"quantization": {"bits": 4}}, "quantization={'bits': 4}: must be .*, or None"),
         (

@@ -21,6 +21,7 @@ source = "/models/Phi-3-mini-4k-instruct"
 name = "small"
 source = "demo"
 dtype = "bfloat16"
+device = "cuda:1"
 
 [engine]
 max_step_tokens = 64
@@ -38,6 +39,7 @@ def test_file_fills_every_part(settings: Path) -> None:
     config = load_server_config(settings, {}, {})
     assert [m.name for m in config.models] == ["Phi-3-mini-4k-instruct", "small"]
     assert [m.dtype for m in config.models_to_load()] == ["float32", "bfloat16"]
+    assert [m.device for m in config.models_to_load()] == ["cpu", "cuda:1"]
     assert config.listen == ("127.0.0.1:0", "unix:/tmp/x.sock")
     assert config.grace_s == 5.0
     assert config.engine.max_step_tokens == 64
@@ -88,6 +90,9 @@ def test_model_flag_names_source_and_name(text: str, expected: ModelSpec) -> Non
         ('[[models]]\nsource = "demo"\nname = "a b"', "a b"),
         ('[[models]]\nsource = "demo"\ncolour = "red"', "colour"),
         ('dtype = "int3"', "int3"),
+        ('device = "gpu"', "device='gpu': must be cpu, cuda or cuda:N"),
+        ('[[models]]\nsource = "demo"\ndevice = "cuda:x"', "cuda:x"),
+        ("[engine]\nkv_memory_share = 1.5", "kv_memory_share=1.5: must be 0 to 1"),
         ("grace_s = -1", "grace_s"),
         ("max_receive_bytes = 1", "max_receive_bytes"),
         ("engine = 7", "engine"),

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
-from phi3svc.engine.memory import available_bytes, share_evenly
+from phi3svc.config.engine import EngineConfig
+from phi3svc.engine.host import split_kv_memory
+from phi3svc.engine.memory import available_bytes, free_bytes, share_evenly
+from phi3svc.errors import ConfigError
+from phi3svc.model import device as device_module
+from phi3svc.model.network import Network
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,61 @@ def test_a_kernel_may_not_tell_what_is_mapped(tmp_path: Path) -> None:
 def test_available_memory_is_positive_and_no_more_than_the_machine_has() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < available_bytes() <= total
+
+
+# A CUDA device ------------------------------------------------------------------------------------
+
+BLOCK_BYTES = 16 * 192
+
+
+def network_on(device: torch.device, workspace_bytes: int) -> Network:
+    config = SimpleNamespace(context_len=1 << 20, kv_bytes_per_token=lambda dtype: 192)
+    return cast(
+        Network,
+        SimpleNamespace(
+            config=config,
+            dtype=torch.bfloat16,
+            device=device,
+            workspace_bytes=lambda num_tokens, num_sequences: workspace_bytes,
+        ),
+    )
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """With a thousand blocks' bytes free."""
+    monkeypatch.setattr(device_module, "free_device_bytes", lambda device: 1000 * BLOCK_BYTES)
+    return torch.device("cuda", 0)
+
+
+def test_a_devices_memory_is_its_own(cuda: torch.device) -> None:
+    assert free_bytes(cuda) == 1000 * BLOCK_BYTES
+    assert free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "num_blocks"),
+    [
+        (EngineConfig(), 810),  # nine tenths of what the steps leave
+        (EngineConfig(kv_memory_share=0.5), 450),
+        (EngineConfig(kv_memory_bytes=100 * BLOCK_BYTES), 100),
+    ],
+)
+def test_pages_get_what_weights_and_steps_leave(
+    cuda: torch.device, config: EngineConfig, num_blocks: int
+) -> None:
+    network = network_on(cuda, 100 * BLOCK_BYTES)
+    assert split_kv_memory({"m": network}, config) == {"m": num_blocks}
+
+
+def test_models_of_one_device_share_it(cuda: torch.device) -> None:
+    networks = {name: network_on(cuda, 50 * BLOCK_BYTES) for name in "ab"}
+    assert split_kv_memory(networks, EngineConfig()) == {"a": 405, "b": 405}
+
+
+def test_too_little_for_a_block_is_an_error(cuda: torch.device) -> None:
+    with pytest.raises(ConfigError, match="model 'm' gets 0 bytes"):
+        split_kv_memory({"m": network_on(cuda, 2000 * BLOCK_BYTES)}, EngineConfig())
+    config = EngineConfig(kv_memory_bytes=950 * BLOCK_BYTES)
+    with pytest.raises(ConfigError, match="or 0 for 90% of them"):
+        split_kv_memory({"m": network_on(cuda, 100 * BLOCK_BYTES)}, config)

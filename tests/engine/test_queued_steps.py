@@ -28,9 +28,18 @@ from tests.engine.test_scheduler import Harness
 from tests.model.decoding import random_ids
 
 
-@pytest.fixture(scope="module")
-def network(tiny: Path) -> Network:
-    return load_network(tiny)
+@pytest.fixture(scope="module", params=["not begun", "left unread"])
+def network(tiny: Path, request: pytest.FixtureRequest) -> Network:
+    """What becomes of a step that was not to be: on a CPU it is not begun, on CUDA left unread.
+
+    That is decided in Python, and here on a CPU as well.
+    """
+    network = load_network(tiny)
+    if request.param == "not begun" and network.backend == "cuda":
+        pytest.skip("a CUDA device begins all steps")
+    if request.param == "left unread":
+        network.backend = "cuda"
+    return network
 
 
 class Queued:

@@ -94,6 +94,7 @@ def test_shapes_are_checked_while_recording() -> None:
     assert len(program) == 0
 
 
+@pytest.mark.cpu_only
 def test_indices_are_checked_by_every_run_and_nothing_behind_is_called() -> None:
     calls = Calls(2)
     program = calls.recorded()
@@ -146,6 +147,48 @@ def test_tensors_live_as_long_as_the_program(kind: str) -> None:
     assert weight() is None
 
 
+def test_copies_are_calls_like_others() -> None:
+    source, out = randn(3, 5), torch.zeros(3, 5)
+    program = ops.Program()
+    with program:
+        ops.copy(source, out)
+    assert not out.any()
+    for _ in range(3):
+        source += 1
+        program.run()
+        program.wait()
+        assert_bitwise_equal(out, source)
+    ops.copy(out[1:], source[:2])
+    assert_bitwise_equal(source[:2], out[1:])
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        (torch.zeros(2), torch.zeros(3), "copy: source dim 0 is 2, expected 3"),
+        (torch.zeros(2, 1), torch.zeros(2), "copy: source has rank 2, expected 1"),
+        (i32(1), torch.zeros(1), "copy: source is int32, expected float32"),
+        (torch.zeros(2, 2).T[:1], torch.zeros(1, 2), "copy: source is not contiguous"),
+        (torch.zeros(2, 2), torch.zeros(2, 4)[:, :2], "copy: out is not contiguous"),
+    ],
+)
+def test_copies_are_of_one_shape_and_dtype(source: Tensor, out: Tensor, message: str) -> None:
+    with pytest.raises(ops.Error, match=message):
+        ops.copy(source, out)
+
+
+def test_many_runs_give_what_the_first_gave() -> None:
+    """On CUDA the first makes its calls one by one, and the others are one graph."""
+    calls = Calls(3)
+    program = calls.recorded()
+    found = [calls.result_of(program.run, i32(5, 6, i)) for i in (7, 8, 7, 8, 7)]
+    assert_bitwise_equal(torch.stack(found[2:]), torch.stack([found[0], found[1], found[0]]))
+    with program:
+        ops.copy(calls.out, calls.x[:, :OUT].contiguous())
+    assert len(program) == 4
+    assert_bitwise_equal(calls.result_of(program.run, i32(5, 6, 7)), found[0])
+
+
 class TestRunsInTheBackground:
     def test_they_do_what_runs_do_in_the_order_of_their_start(self) -> None:
         calls = Calls(4)
@@ -166,6 +209,7 @@ class TestRunsInTheBackground:
 
             assert_bitwise_equal(calls.result_of(start_both, token_ids), expected)
 
+    @pytest.mark.cpu_only
     def test_an_error_is_raised_by_wait_and_what_comes_after_is_not_begun(self) -> None:
         calls = Calls(1)
         program, other = calls.recorded(), Calls(1)
@@ -189,6 +233,7 @@ class TestRunsInTheBackground:
         assert calls.recorded().start().wait()
         assert calls.out.any()
 
+    @pytest.mark.cpu_only
     def test_the_callers_floating_point_mode_changes_nothing(self) -> None:
         calls = Calls(3)
         calls.table.mul_(1e-38)
@@ -202,6 +247,7 @@ class TestRunsInTheBackground:
         assert_bitwise_equal(found, expected)
 
 
+@pytest.mark.cpu_only
 class TestEndOn:
     def recorded(self) -> tuple[ops.Program, Tensor, Tensor, Calls]:
         drawn, end_ids, calls = i32(1, 2, 3), i32(-1, -1), Calls(1)
