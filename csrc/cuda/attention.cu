@@ -6,7 +6,10 @@
 #include "cuda/attention_plan.h"
 #include "cuda/attention_prefill.cuh"
 #include "cuda/cuda.h"
+#include "cuda/gemm_plan.h"
 #include "cuda/launch.h"
+#include "cuda/mma_probe.h"
+#include "cuda/sm90/attention_prefill.h"
 
 namespace phi3::cuda {
 namespace {
@@ -53,14 +56,20 @@ void run_decode(const AttentionParams& params, const AttentionPlan& plan, Stream
   });
 }
 
+// Where a step on WGMMA rounds as one on mma.sync, or nobody minds.
+bool may_use_wgmma() { return gemm_policy() == GemmPolicy::kFree || mma_agrees(); }
+
 template <typename Kv, int kHeadDim>
 void run_prefill(const AttentionParams& params, const AttentionPlan& plan, Stream stream) {
+  const PrefillParams p{params, scale_to_log2(params.scale), plan.max_decode_queries()};
+  if (sm90::can_run_prefill(params) && may_use_wgmma()) {
+    sm90::attention_prefill(p, plan, stream);
+    return;
+  }
   const dim3 grid(static_cast<unsigned>(plan.max_prefill_tiles(kPrefillQueries)),
                   static_cast<unsigned>(params.num_heads));
   launch<attention_prefill<Kv, kHeadDim>>(
-      {grid, kPrefillThreads, kPrefillSharedBytes<Kv, kHeadDim>},
-      stream,
-      PrefillParams{params, scale_to_log2(params.scale), plan.max_decode_queries()});
+      {grid, kPrefillThreads, kPrefillSharedBytes<Kv, kHeadDim>}, stream, p);
 }
 
 template <typename Kv, int kHeadDim>

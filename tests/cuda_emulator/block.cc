@@ -6,6 +6,7 @@
 
 #include "cuda_runtime.h"
 #include "emulator/launch.h"
+#include "emulator/wgmma.h"
 
 uint3 threadIdx;
 
@@ -222,6 +223,7 @@ void Block::forget_threads() {
   std::for_each(warpgroups_.begin(), warpgroups_.end(), forget);
   std::for_each(barriers_.begin(), barriers_.end(), forget);
   forget(all_);
+  forget_wgmmas();
 }
 
 // "threads 0-3, 5 at __syncthreads; …"

@@ -21,7 +21,7 @@ PHI3_DEVICE void grow_registers() {
 
 PHI3_DEVICE void fence_for_wgmma() {}
 
-struct Mbarrier {
+struct alignas(std::uint64_t) Mbarrier {
   static constexpr std::uint16_t kLive = 0xba44;  // poison is none
 
   std::uint16_t mark;

@@ -11,14 +11,14 @@ namespace phi3::cuda::sm90 {
 inline constexpr int kWarpgroupSize = emulator::kWarpgroupSize;
 
 template <int... kGroups>
-PHI3_DEVICE void wgmma_fence(float (&... /*d*/)[kGroups][4]) {
+PHI3_DEVICE void wgmma_fence([[maybe_unused]] float (&... d)[kGroups][4]) {
   emulator::fence_wgmmas();
 }
 
 PHI3_DEVICE void wgmma_commit() { emulator::commit_wgmmas(); }
 
 template <int kPending, int... kGroups>
-PHI3_DEVICE void wgmma_wait(float (&... /*d*/)[kGroups][4]) {
+PHI3_DEVICE void wgmma_wait([[maybe_unused]] float (&... d)[kGroups][4]) {
   emulator::wait_for_wgmmas(kPending);
 }
 
