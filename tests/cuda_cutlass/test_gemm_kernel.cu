@@ -56,6 +56,19 @@ TEST(stages_hide_the_latency_of_memory) {
   });
 }
 
+TEST(operands_begin_where_a_swizzle_does) {
+  for_each_instance([](auto instance) {
+    using Storage = typename decltype(instance)::Kernel::SharedStorage;
+    alignas(Storage) static unsigned char memory[sizeof(Storage)];
+    const auto& storage = *reinterpret_cast<const Storage*>(memory);
+    const auto offset = [&](const auto& operand) {
+      return reinterpret_cast<const unsigned char*>(&operand) - memory;
+    };
+    EXPECT(offset(storage.tensors.mainloop.smem_A) % 1024 == 0);
+    EXPECT(offset(storage.tensors.mainloop.smem_B) % 1024 == 0);
+  });
+}
+
 TEST(weights_of_the_models_are_taken) {
   struct Shape {
     std::int64_t num_rows, k;

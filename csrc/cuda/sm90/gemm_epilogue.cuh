@@ -24,8 +24,10 @@ class StagedEpilogueOp {
   // Of 32 lanes that write, the tokens 2c of c = 0..3 shall be 8 banks apart, for 8 rows each.
   static constexpr int kTokenPitch = kGroupRows + 4;
 
+  // In the kernel of the large tile the operands come behind, whose swizzles repeat every 1024
+  // bytes.
   struct SharedStorage {
-    alignas(16) float sums[kTileRows / kGroupRows][kTileTokens][kTokenPitch];
+    alignas(1024) float sums[kTileRows / kGroupRows][kTileTokens][kTokenPitch];
   };
 
   // What the kernel layer asks of an epilogue. C and D are not used: the parameters have all.

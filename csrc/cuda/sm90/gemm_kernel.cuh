@@ -42,7 +42,7 @@ struct TileTraits {
                                        cutlass::gemm::KernelTmaWarpSpecialized>;
 };
 
-// The latter is widened in registers.
+// fp8 is widened in registers, on the way from shared memory to WGMMA.
 template <WeightFormat kFormat>
 using WeightElement = cute::
     conditional_t<kFormat == WeightFormat::kFloat8, cutlass::float_e4m3_t, cutlass::bfloat16_t>;
@@ -116,10 +116,12 @@ template <class Kernel>
 void launch_clusters(const typename Kernel::Params& params, Stream stream) {
   using Cluster = typename Kernel::ClusterShape;
   const auto kernel = cutlass::device_kernel<Kernel>;
-  check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  Kernel::SharedStorageSize),
-             "shared memory");
+  const auto set = [kernel](cudaFuncAttribute attribute, int value) {
+    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value),
+               "shared memory");
+  };
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::SharedStorageSize);
+  set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1};
@@ -137,8 +139,7 @@ template <WeightFormat kFormat, GemmTile kTile, class Epilogue>
 void run_gemm(const GemmProblem& problem,
               const typename Epilogue::Params& epilogue,
               Stream stream) {
-  using Weight = cute::
-      conditional_t<kFormat == WeightFormat::kFloat8, cutlass::float_e4m3_t, cutlass::bfloat16_t>;
+  using Weight = WeightElement<kFormat>;
   using Kernel = GemmKernel<Weight, kTile, Epilogue>;
   const auto arguments = kernel_arguments<Kernel, Weight>(problem, epilogue, current_device());
   PHI3_CHECK(Kernel::can_implement(arguments),
