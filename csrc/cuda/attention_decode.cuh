@@ -9,6 +9,7 @@
 #include "cuda/attention_keys.cuh"
 #include "cuda/attention_merge.cuh"
 #include "cuda/attention_plan.h"
+#include "cuda/attention_rows.cuh"
 #include "cuda/attention_span.cuh"
 #include "cuda/attention_view.cuh"
 #include "cuda/ptx.h"
@@ -29,7 +30,7 @@ using DecodeRing = TileRing<Kv, kHeadDim, 1>;
 
 template <typename Kv, int kHeadDim>
 inline constexpr std::size_t kDecodeSharedBytes =
-    DecodeRing<Kv, kHeadDim>::kSharedBytes + SharedRows<kHeadDim>::kSharedBytes;
+    DecodeRing<Kv, kHeadDim>::kSharedBytes + WarpRows<kHeadDim>::kSharedBytes;
 
 // The rows of a block: queries [begin, end) of the sequence, each with all heads of the group.
 class DecodeRows {
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kWarpSize, 1) attention_decode(const DecodePar
       const int num_rows = min(rows.count() - first_row, 16);
       const auto view_of = [&](int row) { return rows.view_of(pattern, first_row + row); };
       __syncwarp();  // the rows and tiles before are done with
-      const SharedRows<kHeadDim> warp_rows(
+      const WarpRows<kHeadDim> warp_rows(
           pattern,
           num_rows,
           head_dim,

@@ -55,6 +55,15 @@ PHI3_DEVICE void merge(SoftmaxState<kHeadDim>& total, const SoftmaxState<kHeadDi
 // else, and is dropped.
 PHI3_DEVICE float finished(float out, float inverse_sum) { return out * inverse_sum + 0.0F; }
 
+PHI3_DEVICE void store_pair(BFloat16* out, std::uint32_t pair) {
+  if (reinterpret_cast<std::uintptr_t>(out) % sizeof(pair) == 0) {
+    *reinterpret_cast<std::uint32_t*>(out) = pair;
+  } else {
+    out[0] = {static_cast<std::uint16_t>(pair)};
+    out[1] = {static_cast<std::uint16_t>(pair >> 16)};
+  }
+}
+
 // Stores the part of row g + 8 · half that this thread holds, at `out` (A [D]).
 template <int kHeadDim>
 PHI3_DEVICE void store_row(const SoftmaxState<kHeadDim>& state,
@@ -65,9 +74,9 @@ PHI3_DEVICE void store_row(const SoftmaxState<kHeadDim>& state,
 #pragma unroll
   for (int group = 0; group < kHeadDim / 8; ++group) {
     if (group * 8 >= head_dim) continue;
-    *reinterpret_cast<std::uint32_t*>(out + group * 8 + lane_index() % 4 * 2) =
-        pack_bf16x2(finished(state.out[group][2 * half], inverse_sum),
-                    finished(state.out[group][2 * half + 1], inverse_sum));
+    store_pair(out + group * 8 + lane_index() % 4 * 2,
+               pack_bf16x2(finished(state.out[group][2 * half], inverse_sum),
+                           finished(state.out[group][2 * half + 1], inverse_sum)));
   }
 }
 

@@ -8,6 +8,7 @@
 #include "core/params.h"
 #include "cuda/attention_keys.cuh"
 #include "cuda/attention_merge.cuh"
+#include "cuda/attention_rows.cuh"
 #include "cuda/attention_span.cuh"
 #include "cuda/attention_view.cuh"
 #include "cuda/ptx.h"
@@ -29,7 +30,7 @@ using PrefillRing = TileRing<Kv, kHeadDim, kPrefillWarps>;
 
 template <typename Kv, int kHeadDim>
 inline constexpr std::size_t kPrefillSharedBytes =
-    PrefillRing<Kv, kHeadDim>::kSharedBytes + kPrefillWarps * SharedRows<kHeadDim>::kSharedBytes;
+    PrefillRing<Kv, kHeadDim>::kSharedBytes + kPrefillWarps * WarpRows<kHeadDim>::kSharedBytes;
 
 // Grid: at least as many tiles of 64 queries as there can be, H.
 template <typename Kv, int kHeadDim>
@@ -62,14 +63,14 @@ __global__ void __launch_bounds__(kPrefillThreads) attention_prefill(const Prefi
     const auto view_of = [&](int query) {
       return row_view(p.op, pattern, sequence.end_of(query), head);
     };
-    const SharedRows<kHeadDim> rows(
+    const WarpRows<kHeadDim> rows(
         pattern,
         num_rows,
         head_dim,
         [&](int row) { return view_of(first_query + row); },
         [&](int row) { return static_cast<const BFloat16*>(p.op.q) + offset_of(row); },
         reinterpret_cast<BFloat16*>(shared_memory() + PrefillRing<Kv, kHeadDim>::kSharedBytes +
-                                    warp * SharedRows<kHeadDim>::kSharedBytes));
+                                    warp * WarpRows<kHeadDim>::kSharedBytes));
     const KeyView keys(pattern, view_of(found.first_query), view_of(end_query - 1), head, 1);
     const int end_tile = keys.end_tile();
     KeyTile tile = keys.next(keys.begin_tile(), end_tile);

@@ -1,7 +1,6 @@
-// A warp's 16 query rows and their attention over one span of keys.
+// Attention of a warp's rows over one span of keys.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "core/params.h"
@@ -11,60 +10,6 @@
 #include "cuda/ptx.h"
 
 namespace phi3::cuda {
-
-// Rows whose queries lie in shared memory, where they cost no registers.
-template <int kHeadDim>
-class SharedRows : public WarpViews {
- public:
-  static constexpr std::size_t kSharedBytes = 16 * kRowStride<kHeadDim> * sizeof(BFloat16);
-
-  // As WarpRows; `queries` is shared memory of the warp.
-  template <typename ViewOf, typename QueryOf>
-  PHI3_DEVICE SharedRows(const BlockPattern& pattern,
-                         int num_rows,
-                         int head_dim,
-                         ViewOf view_of,
-                         QueryOf query_of,
-                         BFloat16* queries)
-      : WarpViews(pattern, num_rows, view_of), queries_(queries) {
-    // Two lanes to a row.
-    const int row = lane_index() / 2;
-    const BFloat16* query = row < num_rows ? query_of(row) : nullptr;
-    for (int dim = lane_index() % 2 * 8; dim < kHeadDim; dim += 16) {
-      const bool is_valid = query != nullptr && dim < head_dim;
-      *reinterpret_cast<uint4*>(queries + row * kRowStride<kHeadDim> + dim) =
-          is_valid ? *reinterpret_cast<const uint4*>(query + dim) : make_uint4(0, 0, 0, 0);
-    }
-    __syncwarp();
-  }
-
-  // Scores with the keys [64, kHeadDim].
-  PHI3_DEVICE void score(const BFloat16* keys, TileScores& scores) const {
-    constexpr int kStride = kRowStride<kHeadDim>;
-    const int lane = lane_index();
-    const BFloat16* query = queries_ + lane % 16 * kStride + lane / 16 * 8;
-    const BFloat16* key = keys + (lane % 8 + lane / 16 * 8) * kStride + lane / 8 % 2 * 8;
-#pragma unroll
-    for (auto& group : scores) {
-      for (float& score : group) score = 0.0F;
-    }
-#pragma unroll
-    for (int dim = 0; dim < kHeadDim; dim += 16) {
-      std::uint32_t rows[4];
-      ldmatrix_x4(rows, query + dim);
-#pragma unroll
-      for (int group = 0; group < kTileKeys / 8; group += 2) {
-        std::uint32_t pairs[4];
-        ldmatrix_x4(pairs, key + group * 8 * kStride + dim);
-        mma_m16n8k16(scores[group], rows, {pairs[0], pairs[1]});
-        mma_m16n8k16(scores[group + 1], rows, {pairs[2], pairs[3]});
-      }
-    }
-  }
-
- private:
-  const BFloat16* queries_;
-};
 
 // out += weights · V for values [64, kHeadDim].
 template <int kHeadDim>
@@ -108,7 +53,7 @@ PHI3_DEVICE KeyTile attend_span(Ring& ring,
                                 const KeyView& keys,
                                 KeyTile tile,
                                 int end_tile,
-                                const SharedRows<kHeadDim>& rows,
+                                const WarpRows<kHeadDim>& rows,
                                 float scale,
                                 SoftmaxState<kHeadDim>& state) {
   const int span = tile.idx / kSpanTiles;
