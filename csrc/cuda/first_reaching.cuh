@@ -9,7 +9,7 @@
 
 namespace phi3::cuda {
 
-// Of positions short enough that each warp walks them by itself, the first at which `before` and
+// Each warp by itself, and all to the same end: the first position at which `before` and
 // the measures of [begin, end), its own included, reach the limit; end - 1 if none does.
 template <typename MeasureAt>
 PHI3_DEVICE int walk_to(
@@ -31,8 +31,7 @@ PHI3_DEVICE int walk_to(
 // The first of `size` positions at which the measures from 0 on, its own included, add up to
 // `limit`, which is above 0 and at most the sum of all. Every thread gets it.
 //
-// measure_at: (position) -> u64; partials: [kMaxWarps]. Blocks of one warp have at most 256
-// positions.
+// measure_at: (position) -> u64; partials: [kMaxWarps]
 template <typename MeasureAt>
 PHI3_DEVICE int first_reaching(int size,
                                std::uint64_t limit,
@@ -42,7 +41,7 @@ PHI3_DEVICE int first_reaching(int size,
   int begin = 0;
   int end = size;
   std::uint64_t before = 0;
-  while (end - begin > kShort) {
+  while (end - begin > kShort && num_warps() > 1) {
     const int share = static_cast<int>(round_up((end - begin + num_warps() - 1) / num_warps(), 32));
     const int first = std::min(begin + warp_idx() * share, end);
     const int last = std::min(first + share, end);

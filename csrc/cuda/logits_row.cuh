@@ -14,7 +14,7 @@ inline constexpr int kMaxRowThreads = 1024;
 
 // Of a block that walks a row.
 inline unsigned row_threads(std::int64_t vocab_size) {
-  const auto wanted = static_cast<std::uint64_t>(vocab_size + 7) / 8;
+  const auto wanted = static_cast<std::uint64_t>(vocab_size + 31) / 32;
   return static_cast<unsigned>(
       std::clamp<std::uint64_t>(std::bit_ceil(wanted), kWarpSize, kMaxRowThreads));
 }

@@ -22,7 +22,6 @@ PHI3_DEVICE void write_spoilt(const LogprobsParams& p, std::int64_t idx) {
   }
 }
 
-// As many at a time as fit in the list.
 PHI3_DEVICE void write_top(const LogprobsParams& p,
                            std::int64_t idx,
                            const LogitsRow& row,
@@ -30,18 +29,15 @@ PHI3_DEVICE void write_top(const LogprobsParams& p,
                            SelectBlock& block) {
   std::uint64_t end = kAllPlaces;
   for (std::int64_t done = 0; done < p.num_top;) {
-    const std::int64_t count = std::min<std::int64_t>(p.num_top - done, kListSize);
-    const auto limit = static_cast<std::uint64_t>(count);
-    const std::uint64_t low = done == 0 ? low_place_of_top(row, limit, block) : 1;
-    const std::uint64_t last = select(row, ByLogit{}, limit, block, low, end);
-    gather(row, ByLogit{}, {.lowest = last, .end = end}, block);
-    sort_list(block, static_cast<unsigned>(count));
+    const std::int64_t wanted = p.num_top - done;
+    const unsigned listed = list_top(row, static_cast<std::uint64_t>(wanted), end, block);
+    const std::int64_t count = std::min<std::int64_t>(wanted, listed);
     for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
       const int id = id_of_place(block.list[i]);
       p.out_top_ids[idx * p.num_top + done + i] = id;
       p.out_top_logprobs[idx * p.num_top + done + i] = logprob(row[id]);
     }
-    end = last;
+    end = block.list[count - 1];
     done += count;
   }
 }

@@ -48,10 +48,13 @@ PHI3_DEVICE void reduce_block(T (&values)[kCount], T* partials, Combine combine)
     if (lane_idx() == 0) partials[i * kMaxWarps + warp_idx()] = of_warp;
   }
   __syncthreads();
-  for (int i = 0; i < kCount; ++i) {
-    const T partial = lane_idx() < num_warps() ? partials[i * kMaxWarps + lane_idx()] : T{};
-    values[i] = reduce_warp(partial, combine);
+  for (int i = warp_idx(); i < kCount; i += num_warps()) {
+    const T of_lane = lane_idx() < num_warps() ? partials[i * kMaxWarps + lane_idx()] : T{};
+    const T result = reduce_warp(of_lane, combine);
+    if (lane_idx() == 0) partials[i * kMaxWarps] = result;
   }
+  __syncthreads();
+  for (int i = 0; i < kCount; ++i) values[i] = partials[i * kMaxWarps];
 }
 
 template <typename T, typename Combine>

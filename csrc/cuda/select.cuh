@@ -121,16 +121,15 @@ PHI3_DEVICE PlaceRange narrow(const LogitsRow& row,
   return narrowed;
 }
 
-// The place at which the measures reach `limit`, summed from the largest place below `end` on.
-// Those from `lowest` on must reach it.
+// The place at which the measures reach `limit`, summed from the largest place on. Those from
+// `lowest` on must reach it.
 template <typename Ranking>
 PHI3_DEVICE std::uint64_t select(const LogitsRow& row,
                                  const Ranking& ranking,
                                  std::uint64_t limit,
                                  SelectBlock& block,
-                                 std::uint64_t lowest = 1,
-                                 std::uint64_t end = kAllPlaces) {
-  PlaceRange range{.lowest = std::max<std::uint64_t>(lowest, 1), .end = end};
+                                 std::uint64_t lowest = 1) {
+  PlaceRange range{.lowest = std::max<std::uint64_t>(lowest, 1), .end = kAllPlaces};
   range.count = gather(row, ranking, range, block);
   if (range.count > kListSize) {
     do {
@@ -166,6 +165,27 @@ PHI3_DEVICE std::uint64_t low_place_of_top(const LogitsRow& row,
   __syncthreads();
   sort_list(block, blockDim.x);
   return block.list[k - 1];
+}
+
+// Lists and sorts the places of some of the best tokens below `end`, all from some place on, and
+// returns how many: at least `wanted` where the list holds as many, else at least half a list.
+PHI3_DEVICE unsigned list_top(const LogitsRow& row,
+                              std::uint64_t wanted,
+                              std::uint64_t end,
+                              SelectBlock& block) {
+  PlaceRange range{.lowest = 1, .end = end};
+  if (end == kAllPlaces) range.lowest = low_place_of_top(row, wanted, block);
+  unsigned count = gather(row, ByLogit{}, range, block);
+  if (count > kListSize) {
+    PlaceRange part = range;
+    do {
+      part = narrow(row, ByLogit{}, part, kListSize / 2, block);
+    } while (part.above + part.count > kListSize);
+    range.lowest = part.lowest;
+    count = gather(row, ByLogit{}, range, block);
+  }
+  sort_list(block, count);
+  return count;
 }
 
 }  // namespace phi3::cuda
