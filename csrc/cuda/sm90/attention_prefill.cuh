@@ -15,6 +15,7 @@
 #include "cuda/sm90/kv_ring.cuh"
 #include "cuda/sm90/shared_total.cuh"
 #include "cuda/sm90/special_values.cuh"
+#include "cuda/sm90/turns.cuh"
 #include "cuda/sm90/warpgroup.h"
 #include "cuda/sm90/warpgroup_rows.cuh"
 #include "cuda/sm90/wgmma.h"
@@ -36,6 +37,7 @@ using Total = SharedTotal<kHeadDim, kNumConsumers * kWarpgroupSize>;
 template <typename Kv, int kHeadDim>
 struct PrefillShared {
   KvRing<Kv, kHeadDim> ring;
+  Turns turns;
   alignas(16) typename Total<kHeadDim>::Outs totals;
 };
 
@@ -66,9 +68,12 @@ PHI3_DEVICE void begin_weighing(const TileWeights& weights,
 }
 
 // A consumer's share of a block: all tiles of the ring, of which its rows may see a part. `span`
-// becomes the total.
+// becomes the total. For every tile and once more at the end it has a turn, in which it begins to
+// weigh the values of the tile before and to score the keys of this one.
 template <typename Kv, int kHeadDim>
 PHI3_DEVICE void attend(KvRing<Kv, kHeadDim>& ring,
+                        Turns& turns,
+                        int warpgroup,
                         const KeyView& keys,
                         const WarpgroupRows<kHeadDim>& rows,
                         const PagedValues<Kv, kHeadDim>& paged_values,
@@ -79,10 +84,14 @@ PHI3_DEVICE void attend(KvRing<Kv, kHeadDim>& ring,
   const int end = keys.end_tile();
   int number = 0;  // of the tile in the ring
   KeyTile tile = keys.next(keys.begin_tile(), end);
-  for (; tile.idx < end && rows.are_behind(tile.idx); tile = keys.next(tile.idx + 1, end)) {
+  const auto skip = [&](int turn) {
+    turns.wait(warpgroup, turn);
+    turns.pass(warpgroup);
     ring.wait_for(number);
     ring.let_go(number++);
-  }
+    tile = keys.next(tile.idx + 1, end);
+  };
+  while (tile.idx < end && rows.are_behind(tile.idx)) skip(number);
 
   TileScores scores;
   TileWeights weights;
@@ -100,27 +109,27 @@ PHI3_DEVICE void attend(KvRing<Kv, kHeadDim>& ring,
     return is_whole;
   };
   int last = -1;
+  turns.wait(warpgroup, number);
   for (; tile.idx < end && !rows.are_before(tile.idx); tile = keys.next(tile.idx + 1, end)) {
     ring.wait_for(number);
     wgmma_fence(scores);
     begin_scores<Ring>(rows, ring.stage(number), scores);
+    turns.pass(warpgroup);
     wgmma_wait<0>(span.out, scores);
     if (last >= 0 && conclude(last, tile.idx)) span.clear();
     scale_scores(scores, scale);
     if (!rows.see_all(tile.idx)) hide_unseen(scores, rows.view(tile.idx));
     soften(scores, span, weights);
+    turns.wait(warpgroup, number + 1);
     wgmma_fence(span.out);
     begin_weighing<Ring>(weights, ring.stage(number), span);
     last = tile.idx;
     ++number;
   }
+  turns.pass(warpgroup);
   wgmma_wait<0>(span.out);
   if (last >= 0) conclude(last, last + kSpanTiles);
-
-  for (; tile.idx < end; tile = keys.next(tile.idx + 1, end)) {
-    ring.wait_for(number);
-    ring.let_go(number++);
-  }
+  while (tile.idx < end) skip(number + 1);
 }
 
 // Grid: at least as many tiles of 128 queries as there can be, H.
@@ -141,7 +150,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1) attention_prefill_wgmma(cons
   };
   const KeyView keys(pattern, view_of(found.first_query), view_of(end_query - 1), head, 1);
 
-  if (threadIdx.x == 0) shared.ring.init(kConsumerWarps);
+  if (threadIdx.x == 0) {
+    shared.ring.init(kConsumerWarps);
+    shared.turns.init();
+  }
   __syncthreads();
   const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroupSize;
   if (warpgroup == kNumConsumers) {
@@ -164,7 +176,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) attention_prefill_wgmma(cons
     });
     const PagedValues<Kv, kHeadDim> paged_values(p.op, found.sequence, kv_head);
     Total<kHeadDim> total(shared.totals, static_cast<int>(threadIdx.x));
-    attend(shared.ring, keys, rows, paged_values, p.scale, total, state);
+    attend(shared.ring, shared.turns, warpgroup, keys, rows, paged_values, p.scale, total, state);
   }
   for (int half = 0; half < 2; ++half) {
     const int query = first_query + WarpgroupRows<kHeadDim>::row(half);

@@ -30,13 +30,12 @@ struct SwizzledTile {
   static constexpr std::uint64_t over_columns(std::uint32_t address, int column) {
     const int band = column * 2 / kBandBytes;
     const int start = band * (kRows * kBandBytes) + column * 2 % kBandBytes;
-    return descriptor(address + static_cast<std::uint32_t>(start), 16);
+    return descriptor(address, 16) + (start >> 4);
   }
 
   // A factor, transposed, whose depth is the 16 rows from `row` and whose columns are the tile's.
   static constexpr std::uint64_t over_rows(std::uint32_t address, int row) {
-    const int start = row * kBandBytes;
-    return descriptor(address + static_cast<std::uint32_t>(start), kRows * kBandBytes);
+    return descriptor(address, kRows * kBandBytes) + (row * kBandBytes >> 4);
   }
 
  private:
