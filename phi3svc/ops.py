@@ -16,8 +16,8 @@ Calls that are made again and again on the same tensors can be recorded in a `Pr
 It keeps the tensors alive, which must not be resized. What index tensors hold (token ids, slots,
 positions) counts when it runs, and is checked then. It belongs to one thread at a time, and
 `program.start()` lends it to another one until the `Run` that it returns has been waited for. On
-CUDA both queue its calls behind what their stream has, from the second run on as one CUDA graph, and
-`program.wait()` waits for the last run.
+CUDA both queue its calls behind what their stream has, from the second run on as one CUDA graph,
+and `program.wait()` waits for the last run.
 
 Shapes: T tokens packed in this step, B sequences, H query heads, K kv heads, D head dim (a multiple
 of 16), E hidden, F MLP width, V vocabulary, C labels, R rotary dims (even), S factor sets, N pages,

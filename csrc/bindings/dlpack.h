@@ -7,11 +7,12 @@
 namespace phi3::bindings::dlpack {
 
 struct Device {
-  std::int32_t type;  // 1 CPU, 2 CUDA
+  std::int32_t type;  // 1 CPU, 2 CUDA, 3 CPU but page-locked
   std::int32_t id;
 };
 inline constexpr std::int32_t kCpu = 1;
 inline constexpr std::int32_t kCuda = 2;
+inline constexpr std::int32_t kCudaHost = 3;
 
 struct DataType {
   std::uint8_t code;  // 0 int, 1 unsigned int, 2 float, 4 bfloat, 10 float8_e4m3fn

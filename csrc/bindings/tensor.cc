@@ -234,16 +234,17 @@ TensorView Arguments::view_of(const char* name, const dlpack::Tensor& tensor) co
              tensor.ndim,
              ", expected 1..",
              TensorView::kMaxRank);
-  PHI3_CHECK(tensor.device.type == dlpack::kCpu || tensor.device.type == dlpack::kCuda,
-             op_,
-             ": ",
-             name,
-             " is on a device of DLPack type ",
-             tensor.device.type,
-             ", expected CPU or CUDA");
-  view.device = {tensor.device.type == dlpack::kCpu ? DeviceType::kCpu : DeviceType::kCuda,
-                 tensor.device.id,
-                 {}};
+  const bool is_cuda = tensor.device.type == dlpack::kCuda;
+  PHI3_CHECK(
+      is_cuda || tensor.device.type == dlpack::kCpu || tensor.device.type == dlpack::kCudaHost,
+      op_,
+      ": ",
+      name,
+      " is on a device of DLPack type ",
+      tensor.device.type,
+      ", expected CPU or CUDA");
+  view.device = {
+      is_cuda ? DeviceType::kCuda : DeviceType::kCpu, is_cuda ? tensor.device.id : 0, {}};
   view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   view.rank = tensor.ndim;
   std::int64_t dense = 1;

@@ -8,7 +8,7 @@ import torch
 
 from phi3svc.api.beam_hypotheses import num_candidates
 from phi3svc.api.generation_config import GenerationConfig
-from phi3svc.engine.memory import available_bytes
+from phi3svc.engine.memory import free_bytes
 from phi3svc.errors import FieldViolation, InvalidRequest, PromptTooLong
 from phi3svc.model.kv_cache import page_bytes
 from phi3svc.model.network import Network
@@ -72,7 +72,7 @@ def check_beam_memory(
     for_pages = num_pages * page_bytes(config, pages_dtype)
     num_matrices = len(limits) + num_kept * sum(limits)
     for_scores = num_matrices * settings.num_beams * config.vocab_size * 4
-    available = available_bytes()
+    available = free_bytes(network.device)
     if for_pages + for_scores > available:
         raise InvalidRequest.of(
             "num_beams",

@@ -80,7 +80,7 @@ def beam_search(
         max_pages(len(prompt), len(prompt) + limit - 1, settings.num_beams)
         for prompt, limit in zip(prompts, limits, strict=True)
     )
-    pages_dtype = page_dtype(kv_dtype, network.dtype)
+    pages_dtype = page_dtype(kv_dtype, network.dtype, network.device)
     check_beam_memory(network, settings, num_pages, pages_dtype, limits, want_scores + want_logits)
     cache = BeamCache(network.config, num_pages, pages_dtype, network.device)
     decoder = BeamDecoder(network, cache)

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _MAX_QUEUED_S = 5e-3
 """Longer steps are not queued: a prompt that comes in would wait for one more of them, and the time
 between two of them hardly counts."""
+_MAX_QUEUED_ON_DEVICE_S = 20e-3
+"""On a CUDA device, which between two steps that are not queued waits for all that a CPU does."""
 _MAX_QUEUED = 32
 """Steps in a row that are queued before the scheduler looks again at who might guess."""
 
@@ -164,7 +166,9 @@ class EngineCore:
     def _following(self, batch: Batch) -> Batch | None:
         """What may be queued behind a batch."""
         self._num_queued += 1
-        if self._step_s > _MAX_QUEUED_S or self._num_queued > _MAX_QUEUED:
+        is_on_device = self._network.backend == "cuda"
+        max_step_s = _MAX_QUEUED_ON_DEVICE_S if is_on_device else _MAX_QUEUED_S
+        if self._step_s > max_step_s or self._num_queued > _MAX_QUEUED:
             self._num_queued = 0
             return None
         following = self._scheduler.continued(batch)

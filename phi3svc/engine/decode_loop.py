@@ -152,6 +152,14 @@ class DecodeLoop:
         self._end_ids[: len(self._stop_ids)] = int32_tensor(sorted(self._stop_ids))
 
 
+def is_decoding(batch: Batch) -> bool:
+    """Whether each chunk is its sequence's last token, and what comes next is all that is asked."""
+    return all(
+        chunk.num_tokens == 1 and len(chunk.wanted_rows) == 1 and not chunk.prompt_rows
+        for chunk in batch.chunks
+    )
+
+
 def is_plain(batch: Batch) -> bool:
     """Whether a loop can sample for these sequences: nothing depends on tokens drawn before."""
     sequences = [chunk.sequence for chunk in batch.chunks]

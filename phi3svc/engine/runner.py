@@ -21,7 +21,7 @@ from phi3svc.engine.chunks import (
     SampledToken,
     verified,
 )
-from phi3svc.engine.decode_loop import DecodeLoop, DecodeRun, is_plain
+from phi3svc.engine.decode_loop import DecodeLoop, DecodeRun, is_decoding, is_plain
 from phi3svc.engine.events import TopLogprobs
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sampler import sample
@@ -57,14 +57,17 @@ class Runner:
     def __init__(self, network: Network, kv: KVCache) -> None:
         self._network = network
         self._kv = kv
-        # A new shape costs two passes, call by call, before its graph is there.
+        # A new shape costs a pass, call by call, before its graph is there.
         self._is_rounded = network.backend == "cuda"
         # By shape, the last used last.
         self._loops: OrderedDict[InputShape, DecodeLoop] = OrderedDict()
 
     def begin(self, batch: Batch, *, is_followed: bool) -> DecodeRun | Computed:
-        """Start a step; if another may follow it at once, and it can, in the background."""
-        if is_followed and is_plain(batch):
+        """Start a step; if another may follow it at once, and it can, in the background.
+
+        On CUDA also if none does: a loop's step is one launch, from inputs to tokens.
+        """
+        if (is_followed or (self._is_rounded and is_decoding(batch))) and is_plain(batch):
             inputs = self._pack(batch)
             if inputs.is_small:
                 return self._begin_loop(batch, inputs)

@@ -300,7 +300,7 @@ def test_memory_is_looked_at_first(network: Network, monkeypatch: pytest.MonkeyP
     needed = 2 * 4 * page_bytes + 2 * 3 * 300 * 4
 
     def have(num_bytes: int) -> None:
-        monkeypatch.setattr("phi3svc.api.beam_checks.available_bytes", lambda: num_bytes)
+        monkeypatch.setattr("phi3svc.api.beam_checks.free_bytes", lambda device: num_bytes)
 
     have(needed)
     search(network, prompts, settings, 13)

@@ -253,6 +253,6 @@ def test_cache_of_another_model(checkpoint: MakeCheckpoint, model: Phi3ForCausal
 
 def test_more_than_memory_holds(model: Phi3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phi3svc.api.memory._UNCHECKED", 0)
-    monkeypatch.setattr("phi3svc.api.memory.available_bytes", lambda: 1 << 16)
+    monkeypatch.setattr("phi3svc.api.memory.free_bytes", lambda device: 1 << 16)
     with pytest.raises(InvalidRequest, match=r"keys and values would take .* GiB are free"):
         model(torch.ones(1, 400, dtype=torch.long), logits_to_keep=1)

@@ -220,7 +220,7 @@ def test_loop_that_hands_a_cache_on_is_told_that_none_is_needed(model: Phi3ForCa
 def test_answers_that_memory_cannot_hold(
     model: Phi3ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phi3svc.api.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("phi3svc.api.memory.free_bytes", lambda device: 1000)
     monkeypatch.setattr("phi3svc.api.memory._UNCHECKED", 0)
     with pytest.raises(InvalidRequest, match="max_new_tokens: the keys and values of"):
         Phi3ForCausalLM.from_network(model.network).generate(ids(5), max_new_tokens=100)

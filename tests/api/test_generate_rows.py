@@ -173,7 +173,7 @@ def test_more_rows_than_run_at_once_and_than_memory_holds(
     rows = torch.tensor([prompt(20, seed) for seed in range(24)])
     expected = model.generate(rows, max_new_tokens=30)
     del engines_made[:]
-    monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: 1 << 17)
+    monkeypatch.setattr("phi3svc.api.engine_runs.free_bytes", lambda device: 1 << 17)
     small = Phi3ForCausalLM.from_pretrained(path)
     assert torch.equal(small.generate(rows, max_new_tokens=30), expected)
     assert engines_made[0] < 24
@@ -185,7 +185,7 @@ def test_a_row_may_take_more_than_half_of_the_memory(
     row = torch.tensor([prompt(60)])
     config = model.network.config
     free = 7 * 16 * config.kv_bytes_per_token("float32")
-    monkeypatch.setattr("phi3svc.api.engine_runs.available_bytes", lambda: free)
+    monkeypatch.setattr("phi3svc.api.engine_runs.free_bytes", lambda device: free)
     alone = Phi3ForCausalLM.from_pretrained(path)
     expected = model.generate(row, max_new_tokens=20)
     assert torch.equal(alone.generate(row, max_new_tokens=20), expected)
