@@ -16,7 +16,7 @@ inline std::size_t __cvta_generic_to_shared(const void* pointer) {
 
 #include "check.h"
 #include "cuda/sm90/swizzled_tile.h"
-#include "emulator/wgmma.h"
+#include "wgmma_address.h"
 
 namespace {
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "emulator/threads.h"
+#include "emulator/wgmma_address.h"
 
 namespace phi3::emulator {
 namespace {
@@ -52,7 +53,10 @@ std::vector<std::uint16_t> read_b(const Wgmma& wgmma) {
   std::vector<std::uint16_t> b(static_cast<std::size_t>(kDepth * columns));
   const auto read_piece = [&](int depth, int column, int step) {
     std::uint16_t piece[8];
-    const auto address = wgmma_address(wgmma.b, wgmma.is_transposed, depth, column);
+    const std::uint32_t address = wgmma_address(wgmma.b,
+                                                wgmma.is_transposed,
+                                                static_cast<std::uint32_t>(depth),
+                                                static_cast<std::uint32_t>(column));
     std::memcpy(piece, shared_pointer(address, sizeof(piece)), sizeof(piece));
     for (int i = 0; i < 8; ++i) {
       b[static_cast<std::size_t>(depth * columns + column + i * step)] = piece[i];
@@ -202,34 +206,8 @@ void wait(void* const* arguments, int /*count*/) {
 
 }  // namespace
 
-// From the canonical layouts of PTX ISA, "strides of matrices in shared memory", in bytes for
-// elements of two: what the two strides of a descriptor mean depends on which of depth and columns
-// lies side by side.
-std::uint32_t wgmma_address(std::uint64_t descriptor, bool is_transposed, int depth, int column) {
-  const auto field = [&](int shift) {
-    return static_cast<std::uint32_t>(descriptor >> shift & 0x3fff) << 4;
-  };
-  const auto kind = static_cast<int>(descriptor >> 62);
-  if (kind == 0) fail("has a wgmma read a matrix that is not swizzled, which is not emulated");
-  if ((descriptor >> 49 & 7) != 0) fail("has a wgmma read from a base offset");
-  const int swizzled_bits = 4 - kind;
-  const int band = 16 << swizzled_bits;  // bytes
-  const auto at = [](int index, auto step) {
-    return static_cast<std::uint32_t>(index) * static_cast<std::uint32_t>(step);
-  };
-  std::uint32_t offset = 0;
-  if (is_transposed) {
-    offset = at(column * 2 % band, 1) + at(column * 2 / band, field(16)) + at(depth % 8, band) +
-             at(depth / 8, field(32));
-  } else {
-    offset = at(depth, 2) + at(column % 8, band) + at(column / 8, field(32));
-  }
-  const std::uint32_t address = field(0) + offset;
-  const std::uint32_t mask = (1U << swizzled_bits) - 1;
-  return address ^ (address >> 7 & mask) << 4;
-}
-
 void issue_wgmma(const Wgmma& wgmma) {
+  if (!is_plain_descriptor(wgmma.b)) fail("gives wgmma a descriptor that is not emulated");
   if (wgmma.num_groups > kMaxGroups) fail("begins a wgmma of more than 256 columns");
   Wgmma own = wgmma;
   meet_warpgroup("wgmma", &own, &issue);

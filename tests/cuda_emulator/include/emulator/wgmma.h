@@ -21,10 +21,7 @@ void fence_wgmmas();
 void commit_wgmmas();
 void wait_for_wgmmas(int num_pending_groups);
 
-// Where shared memory holds an element of B, 16 deep and of up to 256 columns.
-std::uint32_t wgmma_address(std::uint64_t descriptor, bool is_transposed, int depth, int column);
-
-// At the start of a block.
+// Between blocks.
 void forget_wgmmas();
 
 }  // namespace phi3::emulator
