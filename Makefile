@@ -120,14 +120,14 @@ sanitize: setup ## the C++ tests under address+undefined and thread sanitizers
 cuda-check: setup $(CUDA_DEPS) ## compile the CUDA backend and look at its kernels; needs nvcc, no GPU
 	@test -n "$(NVCC)" || { echo "cuda-check: no nvcc on PATH nor in /usr/local/cuda/bin"; exit 1; }
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DPHI3SVC_CUDA=on -DPHI3SVC_BUILD_TESTS=ON $(PYTHON_FLAGS)
-	$(BIN)/cmake --build build/cuda --target _core test_gemm_kernel
-	build/cuda/tests/cuda_cutlass/test_gemm_kernel
+	$(BIN)/cmake --build build/cuda --target _core cuda_cutlass_tests
+	$(BIN)/ctest --test-dir build/cuda/tests/cuda_cutlass --output-on-failure
 	$(BIN)/python -m tests.cuda_check build/cuda/csrc/_core.*.so
 
 test-cuda-emulated: setup ## the tests of ops and model over the CUDA kernels, run by the CPU
 	$(BIN)/cmake -S . -B build/cuda-emulated -G Ninja -DPHI3SVC_CUDA=emulated $(PYTHON_FLAGS)
 	$(BIN)/cmake --build build/cuda-emulated --target _core
-	PHI3SVC_TEST_EXTENSION=$$(echo build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest tests/ops
+	PHI3SVC_TEST_EXTENSION=$$(echo $(CURDIR)/build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest tests/ops
 
 embedded: build ## train the three embedded models again, into build/embedded (half an hour)
 	$(BIN)/python -m phi3svc.embedded.training.train --out build/embedded

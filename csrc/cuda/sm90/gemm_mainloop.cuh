@@ -40,11 +40,9 @@ struct SpanMainloop : Base {
       Base::mma_tail(pipeline, state, count);  // waits for the sums
       cute::warpgroup_fence_operand(partial);
       state.advance(count);
-      if (first == 0) {  // a sum with zero would turn -0 into 0
-        cute::copy(partial, sums);
-      } else {
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < cute::size(sums); ++i) sums(i) += partial(i);
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < cute::size(sums); ++i) {  // a sum with zero would turn -0 into 0
+        sums(i) = first == 0 ? partial(i) : sums(i) + partial(i);
       }
     }
   }
