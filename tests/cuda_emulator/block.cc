@@ -65,9 +65,7 @@ bool Block::may_run(Thread& thread) const {
 
 void Block::run_thread(int thread) {
   running_ = thread;
-  const auto index = static_cast<unsigned>(thread);
-  threadIdx = {
-      index % blockDim.x, index / blockDim.x % blockDim.y, index / (blockDim.x * blockDim.y)};
+  threadIdx = {static_cast<unsigned>(thread), 0, 0};
   Thread& chosen = threads_[static_cast<std::size_t>(thread)];
   if (chosen.state == State::kNew) {
     chosen.state = State::kReady;
@@ -214,7 +212,8 @@ void Block::fail_anew() {
 }
 
 void Block::forget_threads() {
-  for (Thread& thread : threads_) {
+  for (int i = 0; i < num_threads_; ++i) {
+    Thread& thread = threads_[static_cast<std::size_t>(i)];
     thread.fiber.release();
     thread.copies.clear();
   }

@@ -169,6 +169,10 @@ def linear_int4_g128_min(dtype: torch.dtype) -> RowOp:
     return linear(dtype, width=1201, format="int4-g128-min")
 
 
+def linear_fp8(dtype: torch.dtype) -> RowOp:
+    return linear(dtype, width=1201, format="fp8")
+
+
 def linear_accumulate(dtype: torch.dtype) -> RowOp:
     weight = ops.pack_linear(randn(75, 131, dtype=dtype))
 
@@ -219,6 +223,10 @@ def mlp_int4_into_int8(dtype: torch.dtype) -> RowOp:
 
 def mlp_int4_into_floats(dtype: torch.dtype) -> RowOp:
     return mlp(dtype, is_small=True, gate_up_format="int4-g128")
+
+
+def mlp_fp8(dtype: torch.dtype) -> RowOp:
+    return mlp(dtype, gate_up_format="fp8", down_format="fp8")
 
 
 def lm_head(dtype: torch.dtype, is_small: bool = False, format: str | None = None) -> RowOp:
@@ -273,7 +281,12 @@ def classify_head_layer_norm(dtype: torch.dtype) -> RowOp:
     return classify_head(dtype, is_small=True)
 
 
-def qkv_rope(dtype: torch.dtype, has_bias: bool = False, format: str | None = None) -> RowOp:
+def qkv_rope(
+    dtype: torch.dtype,
+    has_bias: bool = False,
+    format: str | None = None,
+    kv_dtype: torch.dtype | None = None,
+) -> RowOp:
     num_heads, num_kv_heads, head_dim, width, num_pages = 6, 2, 48, 100, 5
     num_outputs = (num_heads + 2 * num_kv_heads) * head_dim
     rotary_dim = 32
@@ -285,8 +298,8 @@ def qkv_rope(dtype: torch.dtype, has_bias: bool = False, format: str | None = No
 
     def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
         q = guarded(len(x), num_heads, head_dim, dtype=dtype)
-        k_shape, v_shape = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, dtype)
-        k_pages, v_pages = poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype)
+        shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype)
+        k_pages, v_pages = (poisoned(*shape, dtype=kv_dtype or dtype) for shape in shapes)
         slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
         ops.qkv_rope(
             input_of(x, weight.format),
@@ -318,6 +331,15 @@ def qkv_rope_with_bias(dtype: torch.dtype) -> RowOp:
 
 def qkv_rope_int4(dtype: torch.dtype) -> RowOp:
     return qkv_rope(dtype, has_bias=True, format="int4-g32")
+
+
+def qkv_rope_fp8(dtype: torch.dtype) -> RowOp:
+    """Of weights and into pages."""
+    return qkv_rope(dtype, format="fp8", kv_dtype=torch.float8_e4m3fn)
+
+
+def embedding_fp8(dtype: torch.dtype) -> RowOp:
+    return embedding(dtype, 0.3, "fp8")
 
 
 def embedding_int4(dtype: torch.dtype) -> RowOp:
@@ -364,7 +386,7 @@ def attention_decode(
         k_pages, v_pages = (torch.randint(-127, 128, s, dtype=torch.int8) for s in shapes)
         scales = [torch.rand(ops.kv_scales_shape(num_pages, num_kv_heads)) / 50 for _ in range(2)]
     else:
-        k_pages, v_pages = (randn(*shape, dtype=dtype) for shape in shapes)
+        k_pages, v_pages = (randn(*shape, dtype=kv_dtype or dtype) for shape in shapes)
 
     def apply(q: Tensor, block_tables: Tensor, context_lens: Tensor) -> tuple[Tensor, ...]:
         out = guarded(len(q), num_heads * head_dim, dtype=dtype)
@@ -393,6 +415,10 @@ def attention_decode(
 
 def attention_decode_int8(dtype: torch.dtype) -> RowOp:
     return attention_decode(dtype, torch.int8)
+
+
+def attention_decode_fp8(dtype: torch.dtype) -> RowOp:
+    return attention_decode(dtype, torch.float8_e4m3fn)
 
 
 def attention_decode_sparse(dtype: torch.dtype) -> RowOp:
@@ -522,13 +548,20 @@ WITHOUT_STRIDED_ROWS = [
 
 CPU_ONLY = [make for make in OPS if {"quantize", "quantized"} & set(make.__name__.split("_"))]
 CPU_ONLY += [make for make in OPS if "int" in make.__name__]
+CUDA_ONLY = [linear_fp8, mlp_fp8, embedding_fp8, qkv_rope_fp8, attention_decode_fp8]
 
 
-def _marked(make: Callable[[torch.dtype], RowOp]) -> object:
-    return pytest.param(make, marks=pytest.mark.cpu_only) if make in CPU_ONLY else make
+def params(makes: list[Callable[[torch.dtype], RowOp]]) -> list[object]:
+    """The ops of `makes` that the backend has, and those that only it has."""
+    if ops.backend(torch.get_default_device()) == "cuda":
+        makes = [*makes, *CUDA_ONLY]
+    return [
+        pytest.param(make, marks=[pytest.mark.cpu_only] if make in CPU_ONLY else [])
+        for make in makes
+    ]
 
 
-@pytest.fixture(params=map(_marked, OPS), ids=lambda make: make.__name__)
+@pytest.fixture(params=params(OPS), ids=lambda make: make.__name__)
 def op(request: pytest.FixtureRequest, dtype: torch.dtype) -> RowOp:
     made: RowOp = request.param(dtype)
     return made
@@ -578,6 +611,7 @@ def test_poisoned_neighbours_do_not_leak(op: RowOp) -> None:
         assert_rows_equal(tuple(o[kept] for o in outputs), whole, kept)
 
 
+@pytest.mark.cpu_only
 def test_the_number_of_threads_does_not_matter(op: RowOp) -> None:
     index, whole = every_row(op)
     for num_threads in (2, 3, 7):
@@ -587,7 +621,7 @@ def test_the_number_of_threads_does_not_matter(op: RowOp) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [make for make in OPS if make not in WITHOUT_STRIDED_ROWS], indirect=True
+    "op", params([make for make in OPS if make not in WITHOUT_STRIDED_ROWS]), indirect=True
 )
 def test_alignment_does_not_matter(op: RowOp) -> None:
     """Row tensors may be strided; of an op's inputs those are the matrices of floats."""

@@ -96,7 +96,15 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+CPU_ONLY = [name for name in NETWORKS if "int" in name]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.cpu_only] if name in CPU_ONLY else [])
+        for name in NETWORKS
+    ]
+)
 def network(request: pytest.FixtureRequest) -> Network:
     return NETWORKS[request.param]()
 

@@ -72,7 +72,7 @@ def test_rising_and_falling_logits(k: int) -> None:
 def test_a_logprob_is_to_the_bit_what_sample_reports(
     temperature: float, vocab_size: int, scale: float
 ) -> None:
-    num_rows = 40
+    num_rows = 40 if vocab_size < 10_000 else 4
     logits = scale * randn(num_rows, vocab_size)
     drawn = torch.empty(num_rows, dtype=torch.int32)
     expected = torch.empty(num_rows)
