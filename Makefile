@@ -125,8 +125,9 @@ cuda-check: setup $(CUDA_DEPS) ## compile the CUDA backend and look at its kerne
 	$(BIN)/python -m tests.cuda_check build/cuda/csrc/_core.*.so
 
 test-cuda-emulated: setup ## the tests of ops and model over the CUDA kernels, run by the CPU
-	$(BIN)/cmake -S . -B build/cuda-emulated -G Ninja -DPHI3SVC_CUDA=emulated $(PYTHON_FLAGS)
-	$(BIN)/cmake --build build/cuda-emulated --target _core
+	$(BIN)/cmake -S . -B build/cuda-emulated -G Ninja -DPHI3SVC_CUDA=emulated -DPHI3SVC_BUILD_TESTS=ON $(PYTHON_FLAGS)
+	$(BIN)/cmake --build build/cuda-emulated --target _core test_cuda_emulator test_cuda_wgmma
+	$(BIN)/ctest --test-dir build/cuda-emulated -R test_cuda_ --output-on-failure
 	PHI3SVC_TEST_EXTENSION=$$(echo $(CURDIR)/build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest tests/ops
 
 embedded: build ## train the three embedded models again, into build/embedded (half an hour)
