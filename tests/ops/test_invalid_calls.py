@@ -21,6 +21,9 @@ from compare import assert_bitwise_equal
 from op_tensors import i32, randn
 from phi3svc import _core, ops
 
+if ops.backend(torch.get_default_device()) == "cuda":
+    pytest.skip("arguments are checked before a backend is chosen", allow_module_level=True)
+
 Call = dict[str, Any]
 
 BF16 = torch.bfloat16
