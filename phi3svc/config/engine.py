@@ -16,6 +16,8 @@ BLOCK_SIZE = 16
 MAX_THREADS = 256
 """As many as the kernels' thread pool takes."""
 
+_MAX_STEP_TOKENS = {"cpu": 512, "cuda": 2048}
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -23,6 +25,7 @@ class EngineConfig:
 
     max_step_tokens: tokens computed per step at most; longer prompts are cut into chunks. Running
     streams, cancellations and newcomers wait for a step's end, so it bounds pauses between tokens.
+    None for 512 on a CPU and 2048 on a CUDA device.
     max_sequences: running at once, per model. max_waiting_requests, max_waiting_tokens: queue per
     model; beyond either, requests are refused. max_unread_tokens: of a request, times its `n`,
     that its reader has not taken; beyond it the engine works for others until that one caught up.
@@ -42,7 +45,7 @@ class EngineConfig:
     home. packed_cache_bytes: of all that it holds; what was not used for longest goes first.
     """
 
-    max_step_tokens: int = 512
+    max_step_tokens: int | None = None
     max_sequences: int = 256
     max_waiting_requests: int = 1024
     max_waiting_tokens: int = 4 << 20
@@ -59,7 +62,8 @@ class EngineConfig:
     packed_cache_bytes: int = 64 << 30
 
     def __post_init__(self) -> None:
-        self._check("max_step_tokens", 1, 1 << 20)
+        if self.max_step_tokens is not None:
+            self._check("max_step_tokens", 1, 1 << 20)
         self._check("max_sequences", 1, 1 << 16)
         self._check("max_waiting_requests", 1, 1 << 20)
         self._check("max_waiting_tokens", 1, 1 << 32)
@@ -88,6 +92,10 @@ class EngineConfig:
         value = getattr(self, setting)
         if not isinstance(value, int) or not low <= value <= high:
             raise ConfigError(f"engine.{setting}={value}: must be {low} to {high}")
+
+    def step_tokens(self, device_type: str) -> int:
+        """`max_step_tokens` on a device, "cpu" or "cuda"."""
+        return self.max_step_tokens or _MAX_STEP_TOKENS[device_type]
 
     @property
     def packed_cache_folder(self) -> Path | None:

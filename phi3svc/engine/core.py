@@ -44,7 +44,11 @@ class EngineCore:
         self._network = network
         self._blocks = BlockManager(num_blocks, PAGE_SIZE)
         self._scheduler = Scheduler(
-            config, self._blocks, network.config.context_len, network.config.rope_set
+            config,
+            self._blocks,
+            network.config.context_len,
+            network.config.rope_set,
+            device_type=network.device.type,
         )
         kv_dtype = page_dtype(config.kv_dtype, network.dtype, network.device)
         kv = KVCache(network.config, num_blocks, kv_dtype, network.device)

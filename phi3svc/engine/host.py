@@ -142,7 +142,7 @@ def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[
     if device.type == "cuda":
         # On a CPU what a step needs comes out of the other half.
         needed = [
-            network.workspace_bytes(config.max_step_tokens, config.max_sequences)
+            network.workspace_bytes(config.step_tokens(device.type), config.max_sequences)
             for network in networks.values()
         ]
         available = max(0, available - sum(needed))

@@ -50,7 +50,8 @@ class Scheduler:
     """What each step of one model computes.
 
     context_len: tokens a sequence may have at most. rope_set: factor set for a sequence of that
-    many tokens, 1 for the long one. quantum: see `turns.py`. clock: what deadlines are told by.
+    many tokens, 1 for the long one. device_type: what computes the steps, "cpu" or "cuda".
+    quantum: see `turns.py`. clock: what deadlines are told by.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Scheduler:
         context_len: int,
         rope_set: Callable[[int], int],
         *,
+        device_type: str = "cpu",
         quantum: int = QUANTUM,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config = config
+        self._step_tokens = config.step_tokens(device_type)
         prefixes = PrefixCache(blocks, is_enabled=config.prefix_cache)
         self._room = Room(blocks, prefixes, rope_set)
         self._roster = Roster(config, self._room, quantum, clock)
@@ -120,7 +122,7 @@ class Scheduler:
         self._roster.make_room()
         decodes: list[Sequence] = []
         prompts: list[Sequence] = []
-        budget = self._config.max_step_tokens
+        budget = self._step_tokens
         for sequence in self._roster.running:
             if sequence.num_uncomputed > 1:
                 prompts.append(sequence)

@@ -86,3 +86,9 @@ def test_the_packed_cache_is_a_folder(setting: Any) -> None:
         ConfigError, match=r"engine\.packed_cache=.*: must be auto, off or a folder"
     ):
         EngineConfig(packed_cache=setting)
+
+
+def test_a_gpu_takes_larger_steps_unless_told() -> None:
+    assert [EngineConfig().step_tokens(device) for device in ("cpu", "cuda")] == [512, 2048]
+    told = EngineConfig(max_step_tokens=64)
+    assert [told.step_tokens(device) for device in ("cpu", "cuda")] == [64, 64]
