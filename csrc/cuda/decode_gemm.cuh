@@ -41,18 +41,19 @@ PHI3_DEVICE void add_step(float (&sums)[kRows / 16][kTokens / 8][4],
 }
 
 // The span of one warp: sums of kRows rows and kTokens tokens.
-template <typename W, int kRows, int kTokens>
-PHI3_DEVICE void sum_span(float (&sums)[kRows / 16][kTokens / 8][4],
+template <typename W, GemmTile kTile>
+PHI3_DEVICE void sum_span(float (&sums)[kTile.rows / 16][kTile.tokens / 8][4],
                           const GemmOperands& in,
                           StageWalk walk,
                           unsigned char* ring,
                           int row,
                           int token,
                           int lane) {
-  constexpr GemmTile kTile{kRows, kTokens};
+  constexpr int kRows = kTile.rows;
+  constexpr int kTokens = kTile.tokens;
   constexpr int kStageK = stage_k(sizeof(W));
   constexpr int kStageBytes = stage_bytes(kTile, sizeof(W));
-  constexpr int kStages = num_decode_stages(kTile, sizeof(W));
+  constexpr int kStages = num_stages(kTile, sizeof(W), kGemmSpans);
   const auto copy_stage = [&](int slot, const StageWalk& stage) {
     if (stage.k < stage.span_end) {
       unsigned char* const tile = ring + slot * kStageBytes;
@@ -85,12 +86,15 @@ PHI3_DEVICE void sum_span(float (&sums)[kRows / 16][kTokens / 8][4],
   }
 }
 
-template <typename W, int kRows, int kTokens, typename Epilogue>
+// kTileIdx: which of the kDecodeTiles.
+template <typename W, int kTileIdx, typename Epilogue>
 __global__ void __launch_bounds__(kDecodeThreads, 2) decode_gemm(GemmParams<Epilogue> p) {
+  constexpr GemmTile kTile = kDecodeTiles[kTileIdx];
+  constexpr int kRows = kTile.rows;
+  constexpr int kTokens = kTile.tokens;
+  constexpr int kRingBytes = ring_bytes(kTile, sizeof(W), kGemmSpans);
   using Sums = SpanSums<kRows, kTokens>;
-  constexpr GemmTile kTile{kRows, kTokens};
-  constexpr int kRingBytes = decode_shared_bytes(kTile, sizeof(W)) / kGemmSpans;
-  static_assert(kGemmSpans * sizeof(Sums) <= decode_shared_bytes(kTile, sizeof(W)));
+  static_assert(sizeof(Sums) <= kRingBytes);
   const GemmOperands& in = p.operands;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
@@ -99,13 +103,13 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_gemm(GemmParams<Epil
   float sums[kRows / 16][kTokens / 8][4] = {};
   const int begin = warp * in.span;
   if (begin < in.padded_k) {
-    sum_span<W, kRows, kTokens>(sums,
-                                in,
-                                StageWalk(begin, in.span, in.padded_k),
-                                shared_memory() + warp * kRingBytes,
-                                row,
-                                token,
-                                lane);
+    sum_span<W, kTile>(sums,
+                       in,
+                       StageWalk(begin, in.span, in.padded_k),
+                       shared_memory() + warp * kRingBytes,
+                       row,
+                       token,
+                       lane);
   }
 
   __syncthreads();  // the rings' memory is free

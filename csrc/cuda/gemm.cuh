@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "core/check.h"
 #include "core/params.h"
@@ -45,24 +46,26 @@ inline std::uint32_t num_blocks(std::int64_t size, int tile) {
   return static_cast<std::uint32_t>((size + tile - 1) / tile);
 }
 
-template <typename W, GemmTile kTile, typename Epilogue>
+template <typename W, int kTileIdx, typename Epilogue>
 void launch_decode(const GemmParams<Epilogue>& params, Stream stream) {
+  constexpr GemmTile kTile = kDecodeTiles[kTileIdx];
   const GemmOperands& in = params.operands;
-  launch<decode_gemm<W, kTile.rows, kTile.tokens, Epilogue>>(
+  launch<decode_gemm<W, kTileIdx, Epilogue>>(
       {.grid = dim3(num_blocks(in.num_rows, kTile.rows), num_blocks(in.num_tokens, kTile.tokens)),
        .threads = kDecodeThreads,
-       .shared_bytes = decode_shared_bytes(kTile, sizeof(W))},
+       .shared_bytes = kGemmSpans * ring_bytes(kTile, sizeof(W), kGemmSpans)},
       stream,
       params);
 }
 
-template <typename W, GemmTile kTile, typename Epilogue>
+template <typename W, int kTileIdx, typename Epilogue>
 void launch_tiled(const GemmParams<Epilogue>& params, Stream stream) {
+  constexpr GemmTile kTile = kTiledTiles[kTileIdx];
   const GemmOperands& in = params.operands;
-  launch<tiled_gemm<W, kTile.rows, kTile.tokens, Epilogue>>(
+  launch<tiled_gemm<W, kTileIdx, Epilogue>>(
       {.grid = dim3(num_blocks(in.num_rows, kTile.rows) * num_blocks(in.num_tokens, kTile.tokens)),
-       .threads = TileWarps<kTile.rows, kTile.tokens>::kThreads,
-       .shared_bytes = tiled_shared_bytes(kTile, sizeof(W))},
+       .threads = TileWarps<kTile>::kThreads,
+       .shared_bytes = ring_bytes(kTile, sizeof(W), 1)},
       stream,
       params);
 }
@@ -81,13 +84,20 @@ void launch_f32(const GemmParams<Epilogue>& params, Stream stream) {
 // The kernels on mma.sync.
 template <typename W, typename Epilogue>
 void launch_planned(const GemmPlan& plan, const GemmParams<Epilogue>& params, Stream stream) {
+  static_assert(std::size(kDecodeTiles) == 4 && std::size(kTiledTiles) == 2);
   if (plan.kernel == GemmKernel::kTiled) {
-    if (plan.tile == kTiledTiles[0]) return launch_tiled<W, kTiledTiles[0]>(params, stream);
-    return launch_tiled<W, kTiledTiles[1]>(params, stream);
+    return plan.tile == 0 ? launch_tiled<W, 0>(params, stream) : launch_tiled<W, 1>(params, stream);
   }
-  if (plan.tile == kDecodeTiles[0]) return launch_decode<W, kDecodeTiles[0]>(params, stream);
-  if (plan.tile == kDecodeTiles[1]) return launch_decode<W, kDecodeTiles[1]>(params, stream);
-  return launch_decode<W, kDecodeTiles[2]>(params, stream);
+  switch (plan.tile) {
+    case 0:
+      return launch_decode<W, 0>(params, stream);
+    case 1:
+      return launch_decode<W, 1>(params, stream);
+    case 2:
+      return launch_decode<W, 2>(params, stream);
+    default:
+      return launch_decode<W, 3>(params, stream);
+  }
 }
 
 template <typename Epilogue>
@@ -100,6 +110,9 @@ void gemm(const GemmProblem& problem, const typename Epilogue::Params& epilogue,
              ": ",
              format_name(weight.format),
              " weights are not supported on cuda");
+  PHI3_CHECK(reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0,
+             problem.op,
+             ": a packed weight does not begin at a multiple of 16 bytes");
   const sm90::GemmProblem on_sm90{
       .weight = weight,
       .x = problem.x.data,

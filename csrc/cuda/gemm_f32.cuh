@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kFloat32Threads, 2) gemm_f32(GemmParams<Epilog
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
 #pragma unroll
-      for (int t = 0; t < 2; ++t) total[r][t] = begin == 0 ? sums[r][t] : total[r][t] + sums[r][t];
+      for (int t = 0; t < 2; ++t) total[r][t] += sums[r][t];
     }
   }
 #pragma unroll

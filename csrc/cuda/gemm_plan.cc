@@ -12,16 +12,18 @@ std::atomic<GemmPolicy> policy_of_process{GemmPolicy::kDeterministic};
 std::int64_t num_tiles(std::int64_t size, int tile) { return (size + tile - 1) / tile; }
 
 // More rows share the tokens that a block reads, as long as there is a block for everyone.
-GemmTile decode_tile(const GemmShape& shape, int num_sms) {
-  if (shape.num_tokens <= 8) return {16, 8};
-  return num_tiles(shape.num_rows, 32) >= num_sms ? GemmTile{32, 16} : GemmTile{16, 16};
+int decode_tile(const GemmShape& shape, int num_sms) {
+  if (shape.num_tokens <= 8) {
+    return num_tiles(shape.num_rows, 16) <= 3 * num_sms ? 1 : 0;
+  }
+  return num_tiles(shape.num_rows, 32) < num_sms ? 2 : 3;
 }
 
-GemmTile tiled_tile(const GemmShape& shape, int num_sms) {
-  constexpr GemmTile kLarge{128, 128};
+int tiled_tile(const GemmShape& shape, int num_sms) {
+  constexpr GemmTile kLarge = kTiledTiles[1];
   const std::int64_t num_large =
       num_tiles(shape.num_rows, kLarge.rows) * num_tiles(shape.num_tokens, kLarge.tokens);
-  return shape.num_tokens > 64 && num_large >= num_sms ? kLarge : GemmTile{64, 64};
+  return shape.num_tokens > 64 && num_large >= num_sms ? 1 : 0;
 }
 
 }  // namespace
@@ -37,7 +39,7 @@ void set_gemm_policy(std::string_view name) {
 GemmPolicy gemm_policy() { return policy_of_process; }
 
 GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, GemmPolicy policy) {
-  if (shape.is_f32) return {.kernel = GemmKernel::kFloat32, .tile = kFloat32Tile};
+  if (shape.is_f32) return {.kernel = GemmKernel::kFloat32};
   const bool may_mix = policy == GemmPolicy::kFree || device.mma_agrees;
   const bool is_decode = shape.num_tokens <= kMaxDecodeTokens;
   if (device.has_wgmma && !(is_decode && may_mix)) {

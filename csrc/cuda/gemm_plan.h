@@ -27,16 +27,17 @@ enum class GemmKernel : std::uint8_t {
   kWgmma,    // sm_90a
 };
 
-// Weight rows × tokens of a block.
+// What a block computes, weight rows × tokens, and how many stages of k it has in shared memory if
+// they fit.
 struct GemmTile {
-  int rows, tokens;
-
-  friend constexpr bool operator==(const GemmTile&, const GemmTile&) = default;
+  int rows, tokens, max_stages;
 };
 
-inline constexpr GemmTile kFloat32Tile{32, 32};
-inline constexpr GemmTile kDecodeTiles[] = {{16, 8}, {16, 16}, {32, 16}};
-inline constexpr GemmTile kTiledTiles[] = {{64, 64}, {128, 128}};
+// Weights in flight are what a decode kernel lives by: many small rings to a multiprocessor, or,
+// where there are few blocks, deep ones.
+inline constexpr GemmTile kDecodeTiles[] = {{16, 8, 3}, {16, 8, 6}, {16, 16, 6}, {32, 16, 3}};
+inline constexpr GemmTile kTiledTiles[] = {{64, 64, 4}, {128, 128, 3}};
+inline constexpr GemmTile kFloat32Tile{32, 32, 1};
 inline constexpr std::int64_t kMaxDecodeTokens = 16;
 
 // A row of a tile in shared memory; what weights it holds is the k of a stage.
@@ -53,24 +54,13 @@ constexpr int stage_bytes(GemmTile tile, int weight_bytes) {
 // Blocks stay below what every GPU from sm_80 on can give to one, 99 KB.
 inline constexpr int kMaxGemmSharedBytes = 96 * 1024;
 
-constexpr int num_stages(int bytes) {
-  const int fit = kMaxGemmSharedBytes / bytes;
-  return fit < 4 ? fit : 4;
+// Of each of the rings of a block: one, or one per warp in a decode kernel.
+constexpr int num_stages(GemmTile tile, int weight_bytes, int num_rings) {
+  const int fit = kMaxGemmSharedBytes / (num_rings * stage_bytes(tile, weight_bytes));
+  return fit < tile.max_stages ? fit : tile.max_stages;
 }
-
-// Every warp of a decode block has a ring of its own.
-constexpr int num_decode_stages(GemmTile tile, int weight_bytes) {
-  return num_stages(kGemmSpans * stage_bytes(tile, weight_bytes));
-}
-constexpr int decode_shared_bytes(GemmTile tile, int weight_bytes) {
-  return kGemmSpans * num_decode_stages(tile, weight_bytes) * stage_bytes(tile, weight_bytes);
-}
-
-constexpr int num_tiled_stages(GemmTile tile, int weight_bytes) {
-  return num_stages(stage_bytes(tile, weight_bytes));
-}
-constexpr int tiled_shared_bytes(GemmTile tile, int weight_bytes) {
-  return num_tiled_stages(tile, weight_bytes) * stage_bytes(tile, weight_bytes);
+constexpr int ring_bytes(GemmTile tile, int weight_bytes, int num_rings) {
+  return num_stages(tile, weight_bytes, num_rings) * stage_bytes(tile, weight_bytes);
 }
 
 // The tile of a block: tokens of a band of eight tiles run fastest, so that blocks that run at the
@@ -113,7 +103,7 @@ struct GemmDevice {
 
 struct GemmPlan {
   GemmKernel kernel;
-  GemmTile tile{};              // unless kWgmma
+  int tile = 0;                 // of kDecodeTiles or kTiledTiles
   sm90::GemmTile wgmma_tile{};  // of kWgmma
 };
 

@@ -9,12 +9,12 @@
 namespace phi3::cuda {
 
 // Warps of a block, and what each has of its tile.
-template <int kRows, int kTokens>
+template <GemmTile kTile>
 struct TileWarps {
   static constexpr int kAcrossRows = 2;
-  static constexpr int kAcrossTokens = kTokens / 32;
+  static constexpr int kAcrossTokens = kTile.tokens / 32;
   static constexpr int kThreads = kAcrossRows * kAcrossTokens * kWarpSize;
-  static constexpr int kWarpRows = kRows / kAcrossRows;
+  static constexpr int kWarpRows = kTile.rows / kAcrossRows;
   static constexpr int kRowTiles = kWarpRows / 16;
   static constexpr int kTokenTiles = 4;
 };
@@ -23,7 +23,7 @@ struct TileWarps {
 template <typename Warps>
 struct WarpSums {
   float span[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
-  float total[Warps::kRowTiles][Warps::kTokenTiles][4];
+  float total[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
 
   // Weights · tokens of a k16 step of a stage.
   template <typename W, int kTokens>
@@ -47,14 +47,14 @@ struct WarpSums {
     }
   }
 
-  PHI3_DEVICE void end_span(bool is_first) {
+  PHI3_DEVICE void end_span() {
 #pragma unroll
     for (int i = 0; i < Warps::kRowTiles; ++i) {
 #pragma unroll
       for (int j = 0; j < Warps::kTokenTiles; ++j) {
 #pragma unroll
         for (int d = 0; d < 4; ++d) {
-          total[i][j][d] = is_first ? span[i][j][d] : total[i][j][d] + span[i][j][d];
+          total[i][j][d] += span[i][j][d];
           span[i][j][d] = 0;
         }
       }
@@ -62,16 +62,19 @@ struct WarpSums {
   }
 };
 
-template <typename W, int kRows, int kTokens, typename Epilogue>
-__global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
+// kTileIdx: which of the kTiledTiles.
+template <typename W, int kTileIdx, typename Epilogue>
+__global__ void __launch_bounds__(TileWarps<kTiledTiles[kTileIdx]>::kThreads)
     tiled_gemm(GemmParams<Epilogue> p) {
-  using Warps = TileWarps<kRows, kTokens>;
-  constexpr GemmTile kTile{kRows, kTokens};
+  constexpr GemmTile kTile = kTiledTiles[kTileIdx];
+  using Warps = TileWarps<kTile>;
+  constexpr int kRows = kTile.rows;
+  constexpr int kTokens = kTile.tokens;
   constexpr int kStageK = stage_k(sizeof(W));
   constexpr int kStageBytes = stage_bytes(kTile, sizeof(W));
-  constexpr int kStages = num_tiled_stages(kTile, sizeof(W));
+  constexpr int kStages = num_stages(kTile, sizeof(W), 1);
   constexpr int kPaddedRows = kRows + 4;  // lanes that write different tokens: different banks
-  static_assert(kTokens * kPaddedRows * sizeof(float) <= tiled_shared_bytes(kTile, sizeof(W)));
+  static_assert(kTokens * kPaddedRows * sizeof(float) <= ring_bytes(kTile, sizeof(W), 1));
   const GemmOperands& in = p.operands;
   const TileIndex tile =
       tile_of(blockIdx.x,
@@ -99,7 +102,6 @@ __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
   for (int slot = 0; slot < kStages - 1; ++slot) copy_stage(slot, ahead);
   WarpSums<Warps> sums;
   int slot = 0;
-  bool is_first = true;
   while (walk.k < in.padded_k) {
     cp_async_wait<kStages - 2>();
     __syncthreads();
@@ -110,16 +112,13 @@ __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
       sums.template add_step<W, kTokens>(weights, tokens, warp_row, warp_token, step, lane);
     };
     if (walk.k + kStageK <= walk.span_end) {
-#pragma unroll 2  // more takes more registers than there are
+#pragma unroll 4
       for (int step = 0; step < kStageK / 16; ++step) add_step(step);
     } else {
 #pragma unroll 1
       for (int step = 0; step < walk.num_steps(kStageK); ++step) add_step(step);
     }
-    if (walk.ends_span(kStageK)) {
-      sums.end_span(is_first);
-      is_first = false;
-    }
+    if (walk.ends_span(kStageK)) sums.end_span();
     walk.advance(kStageK, in.span, in.padded_k);
     slot = slot == kStages - 1 ? 0 : slot + 1;
   }
@@ -139,6 +138,7 @@ __global__ void __launch_bounds__(TileWarps<kRows, kTokens>::kThreads)
     }
   }
   __syncthreads();
+#pragma unroll 4
   for (int idx = thread; idx < kTokens * kRows / 2; idx += Warps::kThreads) {
     const int at_token = idx / (kRows / 2);
     const int at_row = idx % (kRows / 2) * 2;

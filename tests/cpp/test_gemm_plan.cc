@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <iterator>
 #include <set>
 #include <utility>
 #include <vector>
@@ -41,14 +42,6 @@ GemmPlan plan(std::int64_t num_tokens,
       {.num_tokens = num_tokens, .num_rows = num_rows, .is_f32 = false}, device, policy);
 }
 
-template <std::size_t kSize>
-bool is_one_of(GemmTile tile, const GemmTile (&tiles)[kSize]) {
-  for (const GemmTile& one : tiles) {
-    if (one == tile) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 TEST(spans_cover_k_and_hold_whole_stages) {
@@ -66,12 +59,12 @@ TEST(spans_cover_k_and_hold_whole_stages) {
 TEST(blocks_fit_every_gpu) {
   for (const int weight_bytes : {1, 2}) {
     for (const GemmTile& tile : kDecodeTiles) {
-      EXPECT(num_decode_stages(tile, weight_bytes) >= 3);
-      EXPECT(decode_shared_bytes(tile, weight_bytes) <= kMaxGemmSharedBytes);
+      EXPECT(num_stages(tile, weight_bytes, kGemmSpans) >= 3);
+      EXPECT(kGemmSpans * ring_bytes(tile, weight_bytes, kGemmSpans) <= kMaxGemmSharedBytes);
     }
     for (const GemmTile& tile : kTiledTiles) {
-      EXPECT(num_tiled_stages(tile, weight_bytes) >= 2);
-      EXPECT(tiled_shared_bytes(tile, weight_bytes) <= kMaxGemmSharedBytes);
+      EXPECT(num_stages(tile, weight_bytes, 1) >= 2);
+      EXPECT(ring_bytes(tile, weight_bytes, 1) <= kMaxGemmSharedBytes);
     }
   }
 }
@@ -95,10 +88,10 @@ TEST(a_plan_names_a_tile_that_exists) {
       for (const GemmDevice& device : {kSm80, kSm90, kSm90Apart}) {
         const GemmPlan planned = plan(num_tokens, weight.num_rows, device);
         if (planned.kernel == GemmKernel::kDecode) {
-          EXPECT(is_one_of(planned.tile, kDecodeTiles));
-          EXPECT(num_tokens <= planned.tile.tokens);
+          EXPECT(planned.tile < static_cast<int>(std::size(kDecodeTiles)));
+          EXPECT(num_tokens <= kDecodeTiles[planned.tile].tokens);
         } else if (planned.kernel == GemmKernel::kTiled) {
-          EXPECT(is_one_of(planned.tile, kTiledTiles));
+          EXPECT(planned.tile < static_cast<int>(std::size(kTiledTiles)));
         } else {
           EXPECT(planned.kernel == GemmKernel::kWgmma && device.has_wgmma);
         }
@@ -116,13 +109,14 @@ TEST(few_tokens_take_the_decode_kernel_where_it_may_be_mixed) {
   EXPECT(plan(1, 3072, kSm90Apart, GemmPolicy::kFree).kernel == GemmKernel::kDecode);
 }
 
-TEST(blocks_of_more_rows_wait_until_there_is_one_for_everyone) {
-  EXPECT((plan(1, 32064, kSm80).tile == GemmTile{16, 8}));
-  EXPECT((plan(16, 3072, kSm80).tile == GemmTile{16, 16}));
-  EXPECT((plan(16, 9216, kSm80).tile == GemmTile{32, 16}));
-  EXPECT((plan(64, 32064, kSm80).tile == GemmTile{64, 64}));
-  EXPECT((plan(512, 3072, kSm80).tile == GemmTile{64, 64}));
-  EXPECT((plan(4096, 3072, kSm80).tile == GemmTile{128, 128}));
+TEST(tiles_grow_once_there_is_a_block_for_everyone) {
+  EXPECT_EQ(plan(1, 32064, kSm80).tile, 0);
+  EXPECT_EQ(plan(1, 3072, kSm80).tile, 1);
+  EXPECT_EQ(plan(16, 3072, kSm80).tile, 2);
+  EXPECT_EQ(plan(16, 9216, kSm80).tile, 3);
+  EXPECT_EQ(plan(64, 32064, kSm80).tile, 0);
+  EXPECT_EQ(plan(512, 3072, kSm80).tile, 0);
+  EXPECT_EQ(plan(4096, 3072, kSm80).tile, 1);
 }
 
 TEST(float32_models_have_one_kernel) {
