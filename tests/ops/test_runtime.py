@@ -62,3 +62,8 @@ def test_build_info_names_compiler_version_and_isas() -> None:
     assert all(isinstance(value, str) and value for value in info.values())
     for name in ops.available_isas():
         assert name in info["isas"]
+
+
+def test_a_gemm_policy_that_is_not_there_is_an_error_naming_those_that_are() -> None:
+    with pytest.raises(ops.Error, match="gemm policy is 'fast', expected deterministic or free"):
+        ops.set_gemm_policy("fast")
