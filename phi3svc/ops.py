@@ -167,7 +167,7 @@ def backend(device: torch.device | str) -> str:
 
 
 def set_gemm_policy(name: str) -> None:
-    """Choose how GEMMs on CUDA are computed, in the whole process.
+    """Choose how GEMMs, and attention of prompts, on CUDA are computed, in the whole process.
 
     "deterministic", as at first: a row has the same bits in every batch. "free": by the fastest
     kernel, whose matrix instruction may round another way than that of another batch size. It is
