@@ -87,21 +87,15 @@ class TileRing {
                        int sequence,
                        int kv_head,
                        const KeyTile& first)
-      : view_(view),
-        ids_(p, sequence),
-        keys_(static_cast<const Kv*>(p.k_pages)),
-        values_(static_cast<const Kv*>(p.v_pages)),
-        head_offset_(kv_head * kPageSize * p.head_dim),
-        page_stride_(p.num_kv_heads * kPageSize * p.head_dim),
-        head_dim_(static_cast<int>(p.head_dim)) {
-    fetch(first, keys_);
-    fetch(first, values_);
+      : p_(p), view_(view), ids_(p, sequence), kv_head_(kv_head) {
+    fetch(first, p.k_pages);
+    fetch(first, p.v_pages);
   }
 
   // The keys of the tile whose turn it is, and then its values; `next` is the tile after it. Valid
   // until the next call.
-  PHI3_DEVICE const BFloat16* take_keys(const KeyTile& next) { return take(next, keys_); }
-  PHI3_DEVICE const BFloat16* take_values(const KeyTile& next) { return take(next, values_); }
+  PHI3_DEVICE const BFloat16* take_keys(const KeyTile& next) { return take(next, p_.k_pages); }
+  PHI3_DEVICE const BFloat16* take_values(const KeyTile& next) { return take(next, p_.v_pages); }
 
  private:
   PHI3_DEVICE static void synchronize() {
@@ -114,7 +108,7 @@ class TileRing {
 
   PHI3_DEVICE static unsigned char* stage(int idx) { return shared_memory() + idx * kStageBytes; }
 
-  PHI3_DEVICE const BFloat16* take(const KeyTile& next, const Kv* next_pages) {
+  PHI3_DEVICE const BFloat16* take(const KeyTile& next, const void* next_pages) {
     cp_async_wait<1>();
     synchronize();  // all have the tile, and have done with the one before, which gives its stage
     fetch(next, next_pages);
@@ -127,8 +121,9 @@ class TileRing {
     }
   }
 
-  PHI3_DEVICE void fetch(const KeyTile& tile, const Kv* pages) {
+  PHI3_DEVICE void fetch(const KeyTile& tile, const void* pages) {
     if (tile.pages != 0) {
+      // Unrolled any further, this would keep addresses in registers that the sums need.
 #pragma unroll 1
       for (int page = static_cast<int>(threadIdx.x) / kWarpSize; page < kTilePages;
            page += kWarps) {
@@ -139,11 +134,16 @@ class TileRing {
     fetched_ = (fetched_ + 1) % kStages;
   }
 
-  PHI3_DEVICE void fetch_page(const KeyTile& tile, int page, const Kv* pages, unsigned char* out) {
+  PHI3_DEVICE void fetch_page(const KeyTile& tile,
+                              int page,
+                              const void* pages,
+                              unsigned char* out) {
     const int id = ids_.id_of(tile.idx, page);
     const bool is_seen = (tile.pages >> page & 1U) != 0;
     const int first_key = tile.idx * kTileKeys + page * kPageKeys;
-    const Kv* source = pages + (id < 0 ? 0 : id * page_stride_ + head_offset_);
+    const int head_dim = static_cast<int>(p_.head_dim);
+    const std::int64_t place_of_page = id < 0 ? 0 : id * p_.num_kv_heads + kv_head_;
+    const Kv* source = static_cast<const Kv*>(pages) + place_of_page * kPageKeys * head_dim;
 #pragma unroll 2
     for (int i = 0; i < kPageKeys * kRowChunks / kWarpSize; ++i) {
       const int chunk = i * kWarpSize + lane_index();
@@ -155,8 +155,8 @@ class TileRing {
         *reinterpret_cast<uint4*>(place) = make_uint4(kNan, kNan, kNan, kNan);
         continue;
       }
-      const bool is_valid = is_seen && view_.has_key(first_key + key) && dim < head_dim_;
-      cp_async16(place, is_valid ? source + key * head_dim_ + dim : pages, is_valid);
+      const bool is_valid = is_seen && view_.has_key(first_key + key) && dim < head_dim;
+      cp_async16(place, is_valid ? source + key * head_dim + dim : source, is_valid);
     }
   }
 
@@ -179,13 +179,10 @@ class TileRing {
     return wide;
   }
 
+  const AttentionParams& p_;
   const KeyView& view_;
   SpanPages ids_;
-  const Kv* keys_;
-  const Kv* values_;
-  std::int64_t head_offset_;
-  std::int64_t page_stride_;
-  int head_dim_;
+  int kv_head_;
   int fetched_ = 0;  // the stage that the next tile comes to
   int taken_ = 0;    // the stage of the tile whose turn it is
 };
