@@ -26,8 +26,8 @@ inline constexpr int kNumConsumers = 2;
 inline constexpr int kBlockQueries = kNumConsumers * kWarpgroupQueries;
 inline constexpr int kConsumerWarps = kNumConsumers * kWarpgroupSize / kWarpSize;
 inline constexpr int kBlockThreads = (kNumConsumers + 1) * kWarpgroupSize;
-// Of the 168 that each thread of a block of this size may have, so that the consumers get what a
-// row's outputs, those of its span and its scores need.
+// A block of this size may have 168 a thread. The consumers, with queries, scores and outputs in
+// theirs, need more, which the producer gives up.
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kConsumerRegisters = 216;
 
