@@ -37,16 +37,15 @@ void Block::run(const std::function<void()>& body, std::minstd_rand& random) {
   for (int i = 0; i < num_threads_; ++i) threads_[static_cast<std::size_t>(i)].state = State::kNew;
   std::shuffle(order_.begin(), order_.end(), random);
 
-  while (num_alive_ > 0) {
+  while (num_alive_ > 0 && fault_.empty()) {
     bool has_moved = false;
-    for (const int thread : order_) {
-      if (!may_run(threads_[static_cast<std::size_t>(thread)])) continue;
-      run_thread(thread);
+    for (place_ = 0; place_ < order_.size() && fault_.empty(); ++place_) {
+      if (!may_run(threads_[static_cast<std::size_t>(order_[place_])])) continue;
+      choose(place_);
+      run_chosen();
       has_moved = true;
-      if (!fault_.empty()) break;
     }
-    if (fault_.empty() && !has_moved) fault_ = "deadlock: " + describe_waiting();
-    if (!fault_.empty()) break;
+    if (!has_moved) fault_ = "deadlock: " + describe_waiting();
   }
   if (fault_.empty() && shared_memory_.is_spoilt()) {
     fault_ =
@@ -56,23 +55,29 @@ void Block::run(const std::function<void()>& body, std::minstd_rand& random) {
   if (!fault_.empty()) throw Fault(std::exchange(fault_, {}));
 }
 
-bool Block::may_run(Thread& thread) const {
+inline bool Block::may_run(Thread& thread) const {
   if (thread.state == State::kAsking && thread.is_true(thread.argument)) {
     thread.state = State::kReady;
   }
   return thread.state == State::kNew || thread.state == State::kReady;
 }
 
-void Block::run_thread(int thread) {
-  running_ = thread;
-  threadIdx = {static_cast<unsigned>(thread), 0, 0};
-  Thread& chosen = threads_[static_cast<std::size_t>(thread)];
+inline void Block::choose(std::size_t place) {
+  place_ = place;
+  running_ = order_[place];
+  threadIdx = {static_cast<unsigned>(running_), 0, 0};
+}
+
+// Until a thread, this one or another that it handed over to, gives up the processor.
+void Block::run_chosen() {
+  Thread& chosen = threads_[static_cast<std::size_t>(running_)];
   if (chosen.state == State::kNew) {
     chosen.state = State::kReady;
     chosen.fiber.start(&Block::enter, this);
   }
-  chosen.fiber.resume();
-  if (chosen.state == State::kDone) chosen.fiber.release();
+  switch_context(scheduler_, chosen.fiber.context());
+  Thread& last = threads_[static_cast<std::size_t>(running_)];
+  if (last.state == State::kDone) last.fiber.release();
   running_ = -1;
 }
 
@@ -103,21 +108,33 @@ void Block::end_thread() {
   suspend(State::kDone, nullptr);
 }
 
-void Block::suspend(State state, const char* waits_for) {
+[[gnu::always_inline]] inline void Block::suspend(State state, const char* waits_for) {
   Thread& thread = threads_[static_cast<std::size_t>(running_)];
   thread.state = state;
   thread.waits_for = waits_for;
-  thread.fiber.suspend();
+  if (state != State::kDone) {
+    for (std::size_t place = place_ + 1; place < order_.size(); ++place) {
+      Thread& next = threads_[static_cast<std::size_t>(order_[place])];
+      if (!may_run(next)) continue;
+      if (!next.fiber.is_started()) {  // the scheduler's to begin
+        place_ = place - 1;
+        break;
+      }
+      choose(place);
+      return switch_context(thread.fiber.context(), next.fiber.context());
+    }
+  }
+  switch_context(thread.fiber.context(), scheduler_);
 }
 
-void Block::meet(Meeting& meeting,
-                 int size,
-                 int first_thread,
-                 int num_alive,
-                 const char* what,
-                 void* argument,
-                 Act act,
-                 Absent absent) {
+[[gnu::always_inline]] inline void Block::meet(Meeting& meeting,
+                                               int size,
+                                               int first_thread,
+                                               int num_alive,
+                                               const char* what,
+                                               void* argument,
+                                               Act act,
+                                               Absent absent) {
   if (absent == Absent::kForbidden && num_alive != size) {
     fail(std::string(what) + " wants all " + std::to_string(size) + " threads, and " +
          std::to_string(num_alive) + " are left");
@@ -140,7 +157,7 @@ void Block::meet(Meeting& meeting,
   }
 }
 
-void Block::complete(Meeting& meeting, int size) {
+inline void Block::complete(Meeting& meeting, int size) {
   if (meeting.act != nullptr) meeting.act(meeting.arguments.data(), size);
   for (const int thread : meeting.arrived) {
     if (thread != running_) threads_[static_cast<std::size_t>(thread)].state = State::kReady;

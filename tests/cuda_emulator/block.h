@@ -1,4 +1,7 @@
 // One block at a time: its threads, where they wait for each other, and who runs next.
+//
+// A switch costs what a processor did not foretell, so a thread that waits hands over to the next
+// one without asking the scheduler, through as few calls as it gets.
 #pragma once
 
 #include <array>
@@ -33,21 +36,13 @@ class Block {
   void run(const std::function<void()>& body, std::minstd_rand& random);
 
   // Of the running thread:
-  void meet(Meeting& meeting,
-            int size,
-            int first_thread,
-            int num_alive,
-            const char* what,
-            void* argument,
-            Act act,
-            Absent absent);
   void meet_warp(const char* what, void* argument, Act act, Absent absent);
   void meet_warpgroup(const char* what, void* argument, Act act);
   void meet_block(const char* what);
   void meet_barrier(const char* what, int id, int count);
   void wait_until(const char* what, bool (*is_true)(const void*), const void* argument);
   [[noreturn]] void fail(const std::string& message);
-  // The same from where its stack may be spoilt: for handlers of signals.
+  // The same once `fault` is set, from a stack that may be spoilt: for handlers of signals.
   [[noreturn]] void fail_anew();
 
   int running() const { return running_; }  // -1: the scheduler
@@ -69,8 +64,17 @@ class Block {
 
   static void enter(void* block);
   bool may_run(Thread& thread) const;
-  void run_thread(int thread);
+  void choose(std::size_t place);
+  void run_chosen();
   void suspend(State state, const char* waits_for);
+  void meet(Meeting& meeting,
+            int size,
+            int first_thread,
+            int num_alive,
+            const char* what,
+            void* argument,
+            Act act,
+            Absent absent);
   void complete(Meeting& meeting, int size);
   void end_thread();
   void forget_threads();
@@ -82,6 +86,8 @@ class Block {
   int running_ = -1;
   const std::function<void()>* body_ = nullptr;
   std::vector<int> order_;
+  std::size_t place_ = 0;  // of the running thread
+  Context scheduler_{};
   std::vector<Meeting> warps_, warpgroups_;
   std::vector<int> alive_in_warp_;
   Meeting all_;

@@ -6,10 +6,6 @@
 #include <new>
 #include <utility>
 
-#ifndef __x86_64__
-#include <ucontext.h>
-#endif
-
 namespace phi3::emulator {
 
 namespace {
@@ -43,18 +39,33 @@ class StackMemory {
 };
 
 StackMemory& stack_memory() {
-  static StackMemory memory;
-  return memory;
+  static auto* memory = new StackMemory;  // outlives every fiber
+  return *memory;
 }
 
 }  // namespace
 
+Fiber::Fiber(Fiber&& other) noexcept
+    : memory_(std::exchange(other.memory_, nullptr)), context_(other.context_) {}
+
+void Fiber::release() {
+  if (memory_ != nullptr) stack_memory().give_back(std::exchange(memory_, nullptr));
+}
+
+bool Fiber::is_overflow(const void* address) const {
+  const auto* at = static_cast<const std::byte*>(address);
+  return memory_ != nullptr && at >= memory_ && at < memory_ + kGuardBytes;
+}
+
+void* Fiber::top() const { return memory_ + kGuardBytes + kStackBytes; }
+
 #ifdef __x86_64__
 
-// swapcontext makes two system calls a switch; these are the registers that a call preserves.
-extern "C" void phi3_emulator_switch(void** from, void* to);
+// Jumps instead of returning, which a processor foretells.
 asm(R"(
 .text
+.globl phi3_emulator_switch
+.hidden phi3_emulator_switch
 .type phi3_emulator_switch, @function
 phi3_emulator_switch:
   pushq %rbp
@@ -71,7 +82,8 @@ phi3_emulator_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmpq *%rcx
 .size phi3_emulator_switch, .-phi3_emulator_switch
 .type phi3_emulator_enter, @function
 phi3_emulator_enter:
@@ -82,90 +94,50 @@ phi3_emulator_enter:
 )");
 extern "C" void phi3_emulator_enter();
 
-class Stack {
- public:
-  Stack(void (*entry)(void*), void* argument) : memory_(stack_memory().take()) {
-    // As phi3_emulator_switch leaves a stack: r15, r14, r13, r12, rbx, rbp, return address. After
-    // that the stack is aligned to 16 bytes, as it must be where `enter` calls.
-    auto* slot = static_cast<void**>(top()) - 9;
-    slot[2] = reinterpret_cast<void*>(entry);
-    slot[3] = argument;
-    slot[5] = nullptr;
-    slot[6] = reinterpret_cast<void*>(&phi3_emulator_enter);
-    fiber_ = slot;
-  }
-  ~Stack() { stack_memory().give_back(memory_); }
-  Stack(const Stack&) = delete;
-  Stack& operator=(const Stack&) = delete;
-
-  void resume() { phi3_emulator_switch(&scheduler_, fiber_); }
-  void suspend() { phi3_emulator_switch(&fiber_, scheduler_); }
-  std::byte* memory() const { return memory_; }
-  void* top() const { return memory_ + kGuardBytes + kStackBytes; }
-
- private:
-  std::byte* memory_;
-  void* fiber_ = nullptr;
-  void* scheduler_ = nullptr;
-};
+void Fiber::start(void (*entry)(void*), void* argument) {
+  memory_ = stack_memory().take();
+  // As phi3_emulator_switch leaves a stack: r15, r14, r13, r12, rbx, rbp, where to go on. After
+  // that the stack is aligned to 16 bytes, as it must be where `enter` calls.
+  auto* slot = static_cast<void**>(top()) - 9;
+  slot[2] = reinterpret_cast<void*>(entry);
+  slot[3] = argument;
+  slot[5] = nullptr;
+  slot[6] = reinterpret_cast<void*>(&phi3_emulator_enter);
+  context_ = slot;
+}
 
 #else
 
-class Stack {
- public:
-  Stack(void (*entry)(void*), void* argument)
-      : memory_(stack_memory().take()), entry_(entry), argument_(argument) {
-    getcontext(&fiber_);
-    fiber_.uc_stack.ss_sp = memory_ + kGuardBytes;
-    fiber_.uc_stack.ss_size = kStackBytes;
-    fiber_.uc_link = nullptr;
-    const auto self = reinterpret_cast<std::uintptr_t>(this);
-    makecontext(&fiber_,
-                reinterpret_cast<void (*)()>(&Stack::enter),
-                2,
-                static_cast<unsigned>(self >> 32),
-                static_cast<unsigned>(self));
-  }
-  ~Stack() { stack_memory().give_back(memory_); }
-  Stack(const Stack&) = delete;
-  Stack& operator=(const Stack&) = delete;
+namespace {
 
-  void resume() { swapcontext(&scheduler_, &fiber_); }
-  void suspend() { swapcontext(&fiber_, &scheduler_); }
-  std::byte* memory() const { return memory_; }
-  void* top() const { return memory_ + kGuardBytes + kStackBytes; }
+// makecontext passes ints.
+void enter(unsigned entry_high, unsigned entry_low, unsigned high, unsigned low) {
+  const auto pointer = [](unsigned h, unsigned l) {
+    return static_cast<std::uintptr_t>(h) << 32 | l;
+  };
+  reinterpret_cast<void (*)(void*)>(pointer(entry_high, entry_low))(
+      reinterpret_cast<void*>(pointer(high, low)));
+}
 
- private:
-  static void enter(unsigned high, unsigned low) {
-    auto* self = reinterpret_cast<Stack*>(static_cast<std::uintptr_t>(high) << 32 | low);
-    self->entry_(self->argument_);
-  }
-
-  std::byte* memory_;
-  void (*entry_)(void*);
-  void* argument_;
-  ucontext_t fiber_;
-  ucontext_t scheduler_;
-};
-
-#endif
-
-Fiber::Fiber() = default;
-Fiber::~Fiber() = default;
-Fiber::Fiber(Fiber&&) noexcept = default;
-Fiber& Fiber::operator=(Fiber&&) noexcept = default;
+}  // namespace
 
 void Fiber::start(void (*entry)(void*), void* argument) {
-  stack_ = std::make_unique<Stack>(entry, argument);
+  memory_ = stack_memory().take();
+  getcontext(&context_);
+  context_.uc_stack.ss_sp = memory_ + kGuardBytes;
+  context_.uc_stack.ss_size = kStackBytes;
+  context_.uc_link = nullptr;
+  const auto entry_bits = reinterpret_cast<std::uintptr_t>(entry);
+  const auto bits = reinterpret_cast<std::uintptr_t>(argument);
+  makecontext(&context_,
+              reinterpret_cast<void (*)()>(&enter),
+              4,
+              static_cast<unsigned>(entry_bits >> 32),
+              static_cast<unsigned>(entry_bits),
+              static_cast<unsigned>(bits >> 32),
+              static_cast<unsigned>(bits));
 }
-void Fiber::resume() { stack_->resume(); }
-void Fiber::suspend() { stack_->suspend(); }
-void Fiber::release() { stack_.reset(); }
 
-bool Fiber::is_overflow(const void* address) const {
-  const auto* at = static_cast<const std::byte*>(address);
-  return stack_ != nullptr && at >= stack_->memory() && at < stack_->memory() + kGuardBytes;
-}
-void* Fiber::top() const { return stack_->top(); }
+#endif
 
 }  // namespace phi3::emulator

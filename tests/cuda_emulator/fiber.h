@@ -2,37 +2,49 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <vector>
+
+#ifdef __x86_64__
+// swapcontext makes two system calls a switch; this keeps the registers that a call preserves.
+extern "C" void phi3_emulator_switch(void** from, void* to);
+#else
+#include <ucontext.h>
+#endif
 
 namespace phi3::emulator {
 
-class Stack;
+// Where a stack that does not run goes on. Inline, since a processor foretells returns by calls:
+// behind a switch each of them is a surprise.
+#ifdef __x86_64__
+using Context = void*;
+inline void switch_context(Context& from, Context& to) { phi3_emulator_switch(&from, to); }
+#else
+using Context = ucontext_t;
+inline void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
+#endif
 
-// Runs `entry(argument)` on a stack of its own, which must not return but give up for good.
 class Fiber {
  public:
-  Fiber();
-  ~Fiber();
-  Fiber(Fiber&&) noexcept;
-  Fiber& operator=(Fiber&&) noexcept;
+  Fiber() = default;
+  ~Fiber() { release(); }
+  Fiber(Fiber&& other) noexcept;
+  Fiber& operator=(Fiber&&) = delete;
 
-  // Where the first `resume` begins. The stack comes from a pool.
+  // Prepares to run `entry(argument)`, which must not return, on a stack from a pool.
   void start(void (*entry)(void*), void* argument);
-  // Until it suspends; called by the scheduler.
-  void resume();
-  // Back to who resumed it; called on the fiber.
-  void suspend();
   // Gives the stack back. What is on it is forgotten.
   void release();
 
-  bool is_started() const { return stack_ != nullptr; }
-  // Whether the address is in the guard page of the stack, or where to begin anew on it.
+  bool is_started() const { return memory_ != nullptr; }
+  Context& context() { return context_; }
+  // Whether the address is in the guard page of the stack.
   bool is_overflow(const void* address) const;
+  // Where to begin anew on it.
   void* top() const;
 
  private:
-  std::unique_ptr<Stack> stack_;
+  std::byte* memory_ = nullptr;
+  Context context_{};
 };
 
 }  // namespace phi3::emulator

@@ -219,7 +219,11 @@ void wait_for_wgmmas(int num_pending_groups) {
 }
 
 void forget_wgmmas() {
-  for (Warpgroup& warpgroup : warpgroups) warpgroup = {};
+  for (Warpgroup& warpgroup : warpgroups) {
+    warpgroup.operations.clear();
+    warpgroup.groups.clear();
+    warpgroup.is_fenced = false;
+  }
 }
 
 }  // namespace phi3::emulator
