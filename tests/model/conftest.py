@@ -11,9 +11,16 @@ import pytest
 import torch
 import transformers
 
+from phi3svc import ops
 from tests.model.checkpoints import make_checkpoint
 
 MakeCheckpoint = Callable[..., Path]
+
+DTYPES = {
+    "cpu": ("float32", "bfloat16", "int8", "int4"),
+    "cuda": ("float32", "bfloat16", "fp8"),
+}[ops.backend(torch.get_default_device())]
+"""That networks can be loaded in, as `--dtype` has them."""
 
 
 @pytest.fixture(scope="session", autouse=True)

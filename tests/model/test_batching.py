@@ -8,11 +8,11 @@ import torch
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
-from tests.model.conftest import MakeCheckpoint
+from tests.model.conftest import DTYPES, MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
 
 
-@pytest.fixture(params=["float32", "bfloat16", "int8", "int4"])
+@pytest.fixture(params=DTYPES)
 def network(request: pytest.FixtureRequest, checkpoint: MakeCheckpoint) -> Network:
     return load_network(checkpoint(original=32, sliding_window=21), request.param)
 

@@ -15,6 +15,7 @@ from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.loader import load_network
 from phi3svc.model.phi3small import Phi3SmallNetwork
 from tests.model import oracle
+from tests.model.conftest import DTYPES
 from tests.model.decoding import Pages, all_logits, greedy, prefill, random_ids
 from tests.model.small_checkpoints import longrope, make_small_checkpoint
 from tests.model.small_oracle import NEVER_GENERATED_IDS, SmallOracle
@@ -173,7 +174,7 @@ def test_sequence_classification(small: MakeSmall) -> None:
     assert oracle.relative_error(scores, SmallOracle(path).scores(ids)) < 1e-4
 
 
-@pytest.fixture(params=["float32", "bfloat16", "int8", "int4"])
+@pytest.fixture(params=DTYPES)
 def network(request: pytest.FixtureRequest, small: MakeSmall) -> Phi3SmallNetwork:
     network = load_network(small(original=32), request.param)
     assert isinstance(network, Phi3SmallNetwork)
