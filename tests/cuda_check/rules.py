@@ -42,8 +42,8 @@ RULES = (
     Rule(r"\battention_prefill_wgmma\b", ("sm_90a",), "HGMMA", local_memory=False),
     Rule(r"\bdecode_gemm\b", EVERY, "HMMA", local_memory=False),
     Rule(r"\battention_decode\b", EVERY, "HMMA", local_memory=False),
-    # At the limit of registers with their largest tiles; on sm_90a they stand in for WGMMA.
-    Rule(r"\btiled_gemm\b", EVERY, "HMMA"),
-    Rule(r"\battention_prefill\b", EVERY, "HMMA"),
     Rule(r"decode", EVERY, local_memory=False),
+    Rule(r"\btiled_gemm\b", EVERY, "HMMA", local_memory=False),
+    # At the limit of registers with head dim 128; on sm_90a it only stands in for WGMMA.
+    Rule(r"\battention_prefill\b", EVERY, "HMMA"),
 )
