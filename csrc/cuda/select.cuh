@@ -114,7 +114,9 @@ PHI3_DEVICE PlaceRange narrow(const LogitsRow& row,
     if (range.above + sums[i] < limit) continue;
     const bool is_last = i + 1 == kSections;
     narrowed.lowest = range.lowest + (static_cast<std::uint64_t>(i) << shift);
-    narrowed.end = std::min(range.end, narrowed.lowest + (std::uint64_t{1} << shift));
+    narrowed.end = range.end - narrowed.lowest > std::uint64_t{1} << shift
+                       ? narrowed.lowest + (std::uint64_t{1} << shift)
+                       : range.end;
     narrowed.above = range.above + (is_last ? 0 : sums[(i + 1) % kSections]);
     narrowed.count = counts[i] - (is_last ? 0 : counts[(i + 1) % kSections]);
   }

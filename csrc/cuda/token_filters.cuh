@@ -99,7 +99,7 @@ struct ByTypicality {
   PHI3_DEVICE Ranked operator()(int id, float logit) const {
     const std::uint64_t count = kept.count(id, logit);
     const float distance = fabsf(kept.x(logit) - mean);
-    return {count == 0 ? 0 : place_of(~__float_as_uint(distance), id), count};
+    return {count == 0 ? 0 : place_of(order_of(-distance), id), count};
   }
 };
 
@@ -123,7 +123,7 @@ PHI3_DEVICE void keep_typical_p(KeptTokens& kept,
   const auto mean = static_cast<float>(-mean_distance);
   const std::uint64_t last = select(row, ByTypicality{kept, mean}, share_of(sums[0], p), block);
   kept.mean = mean;
-  kept.farthest = __uint_as_float(~order_of_place(last));
+  kept.farthest = -number_of(order_of_place(last));
 }
 
 }  // namespace phi3::cuda
