@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.bench.gpu.shapes import SHAPES
+
 Found = dict[str, Any]
+
+_WEIGHT_BYTES = {"bfloat16": 2, "fp8": 1}
 
 
 def to_markdown(machine: Found, ops: list[Found], runs: list[Found]) -> str:
@@ -33,12 +37,13 @@ def to_markdown(machine: Found, ops: list[Found], runs: list[Found]) -> str:
             for row in found["rows"]
         ]
         lines.append("")
+    limits = next((found["limits"] for found in ops), None)
     for shape in dict.fromkeys(run["shape"] for run in runs):
-        lines += _generation(shape, [run for run in runs if run["shape"] == shape])
+        lines += _generation(shape, [run for run in runs if run["shape"] == shape], limits)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _generation(shape: str, runs: list[Found]) -> list[str]:
+def _generation(shape: str, runs: list[Found], limits: Found | None) -> list[str]:
     sizes = f"prompts of {runs[0]['prompt_len']} tokens, {runs[0]['num_new']} new ones each"
     lines = [f"## Phi-3-{shape}, tokens per second", "", f"Random weights, {sizes}.", ""]
     batches = list(dict.fromkeys(row["batch"] for run in runs for row in run["rows"]))
@@ -50,7 +55,22 @@ def _generation(shape: str, runs: list[Found]) -> list[str]:
             _cell(rows.get(batch, {}), kind) for kind in ("prefill", "decode") for batch in batches
         ]
         lines.append(f"| {run['engine']}, {run['format']} | {' | '.join(cells)} |")
+    if limits is not None:
+        lines += ["", *(_shares(run, limits) for run in runs)]
     return [*lines, ""]
+
+
+def _shares(run: Found, limits: Found) -> str:
+    """What of the device the weights alone make use of; attention comes on top."""
+    shape = SHAPES[run["shape"]]
+    one = next((row["decode"] for row in run["rows"] if row.get("batch") == 1), 0.0)
+    read = one * shape.step_weights * _WEIGHT_BYTES[run["format"]] / limits["read_bandwidth"]
+    prefill = max((row.get("prefill", 0.0) for row in run["rows"]), default=0.0)
+    products = 2 * prefill * shape.num_layers * shape.layer_weights / limits["matrix_rate"]
+    return (
+        f"- {run['engine']}, {run['format']}: decoding one sequence reads weights at {read:.1%} of "
+        f"the bandwidth; the fastest prefill multiplies with them at {products:.1%} of the rate."
+    )
 
 
 def _cell(row: Found, kind: str) -> str:

@@ -32,10 +32,6 @@ class Shape:
         """Numbers that a decode step reads of the weights: all layers and the head."""
         return self.num_layers * self.layer_weights + self.vocab_size * self.hidden_size
 
-    @property
-    def kv_numbers_per_token(self) -> int:
-        return self.num_layers * 2 * self.num_kv_heads * self.head_dim
-
 
 SHAPES = {
     "mini": Shape(32, 3072, 32, 32, 96, 8192, 32064),
