@@ -30,11 +30,11 @@ __global__ void __launch_bounds__(kMaxThreads) embedding_kernel(EmbeddingParams 
   const FourRow<const T> row(numbers, p.hidden_size);
   const float row_scale = scale == nullptr ? 1.0F : *scale;
   const float factor = is_known ? p.scale : std::numeric_limits<float>::quiet_NaN();
-  for (std::int64_t four = threadIdx.x; four < out.num_fours(); four += blockDim.x) {
+  out.for_each_four([&](int four) {
     Four<float> values = row.load(four);
     for (int i = 0; i < 4; ++i) values.at[i] = values.at[i] * row_scale * factor;
     out.store(four, values);
-  }
+  });
 }
 
 }  // namespace

@@ -23,17 +23,24 @@ class FourRow {
  public:
   PHI3_DEVICE FourRow(T* row, std::int64_t size)
       : row_(row),
-        size_(size),
+        size_(static_cast<int>(size)),
         is_aligned_(reinterpret_cast<std::uintptr_t>(row) % sizeof(Four<Value>) == 0) {}
 
-  // Fours that have an element.
-  PHI3_DEVICE std::int64_t num_fours() const { return (size_ + 3) / 4; }
+  // fn(four) for every four, by rising index those of one thread of the block.
+  template <typename Fn>
+  PHI3_DEVICE void for_each_four(Fn fn) const {
+    const int num_fours = size_ / 4 + (size_ % 4 != 0 ? 1 : 0);
+    for (int four = static_cast<int>(threadIdx.x); four < num_fours;
+         four += static_cast<int>(blockDim.x)) {
+      fn(four);
+    }
+  }
 
   // Whether the row has element i of a four.
-  PHI3_DEVICE bool has(std::int64_t four, int i) const { return 4 * four + i < size_; }
+  PHI3_DEVICE bool has(int four, int i) const { return 4 * four + i < size_; }
 
   // What is beyond the end is 0.
-  PHI3_DEVICE Four<float> load(std::int64_t four) const {
+  PHI3_DEVICE Four<float> load(int four) const {
     Four<float> values{};
     if (is_whole(four)) {
       const auto stored = *reinterpret_cast<const Four<Value>*>(row_ + 4 * four);
@@ -47,7 +54,7 @@ class FourRow {
   }
 
   // What is beyond the end is dropped.
-  PHI3_DEVICE void store(std::int64_t four, const Four<float>& values) const {
+  PHI3_DEVICE void store(int four, const Four<float>& values) const {
     if (is_whole(four)) {
       Four<Value> stored;
       for (int i = 0; i < 4; ++i) stored.at[i] = from_float<Value>(values.at[i]);
@@ -60,12 +67,10 @@ class FourRow {
   }
 
  private:
-  PHI3_DEVICE bool is_whole(std::int64_t four) const {
-    return is_aligned_ && 4 * four + 4 <= size_;
-  }
+  PHI3_DEVICE bool is_whole(int four) const { return is_aligned_ && 4 * four <= size_ - 4; }
 
   T* row_;
-  std::int64_t size_;
+  int size_;
   bool is_aligned_;
 };
 

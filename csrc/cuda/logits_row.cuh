@@ -31,12 +31,12 @@ class LogitsRow {
   // no consequence: what is made of all of them must not depend on the order.
   template <typename Fn>
   PHI3_DEVICE void for_each(Fn fn) const {
-    for (std::int64_t four = threadIdx.x; four < fours_.num_fours(); four += blockDim.x) {
+    fours_.for_each_four([&](int four) {
       const Four<float> logits = fours_.load(four);
       for (int i = 0; i < 4; ++i) {
-        if (fours_.has(four, i)) fn(static_cast<int>(4 * four) + i, logits.at[i]);
+        if (fours_.has(four, i)) fn(4 * four + i, logits.at[i]);
       }
-    }
+    });
   }
 
  private:

@@ -20,9 +20,7 @@ struct NormBlock {
 
 template <typename T, typename ValueOf>
 PHI3_DEVICE void write_row(const FourRow<T>& out, ValueOf value_of) {
-  for (std::int64_t four = threadIdx.x; four < out.num_fours(); four += blockDim.x) {
-    out.store(four, value_of(four));
-  }
+  out.for_each_four([&](int four) { out.store(four, value_of(four)); });
 }
 
 template <typename T>
@@ -31,14 +29,14 @@ PHI3_DEVICE void rms_norm_row(const NormParams& p,
                               const FourRow<T>& out,
                               float* partials) {
   float squares = 0;
-  for (std::int64_t four = threadIdx.x; four < h.num_fours(); four += blockDim.x) {
+  h.for_each_four([&](int four) {
     const Four<float> x = h.load(four);
     for (int i = 0; i < 4; ++i) squares = fmaf(x.at[i], x.at[i], squares);
-  }
+  });
   const float mean = reduce_block(squares, partials, Plus{}) / static_cast<float>(p.hidden_size);
   const float factor = 1.0F / sqrtf(mean + p.eps);
   const FourRow weight(static_cast<const T*>(p.weight), p.hidden_size);
-  write_row(out, [&](std::int64_t four) {
+  write_row(out, [&](int four) {
     const Four<float> w = weight.load(four);
     Four<float> x = h.load(four);
     for (int i = 0; i < 4; ++i) x.at[i] = x.at[i] * factor * w.at[i];
@@ -53,24 +51,24 @@ PHI3_DEVICE void layer_norm_row(const NormParams& p,
                                 float* partials) {
   const auto size = static_cast<float>(p.hidden_size);
   float sum = 0;
-  for (std::int64_t four = threadIdx.x; four < h.num_fours(); four += blockDim.x) {
+  h.for_each_four([&](int four) {
     const Four<float> x = h.load(four);
     for (int i = 0; i < 4; ++i) sum += x.at[i];
-  }
+  });
   const float mean = reduce_block(sum, partials, Plus{}) / size;
   float squares = 0;
-  for (std::int64_t four = threadIdx.x; four < h.num_fours(); four += blockDim.x) {
+  h.for_each_four([&](int four) {
     const Four<float> x = h.load(four);
     for (int i = 0; i < 4; ++i) {
       const float distance = h.has(four, i) ? x.at[i] - mean : 0.0F;
       squares = fmaf(distance, distance, squares);
     }
-  }
+  });
   const float variance = reduce_block(squares, partials, Plus{}) / size;
   const float factor = 1.0F / sqrtf(variance + p.eps);
   const FourRow weight(static_cast<const T*>(p.weight), p.hidden_size);
   const FourRow bias(static_cast<const T*>(p.bias), p.hidden_size);
-  write_row(out, [&](std::int64_t four) {
+  write_row(out, [&](int four) {
     const Four<float> w = weight.load(four);
     const Four<float> b = bias.load(four);
     Four<float> x = h.load(four);
@@ -89,7 +87,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(NormParams p) {
   const FourRow<T> out(to, p.hidden_size);
   if (token < 0 || token >= p.num_tokens) {
     constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-    write_row(out, [](std::int64_t) { return Four<float>{{kNan, kNan, kNan, kNan}}; });
+    write_row(out, [](int) { return Four<float>{{kNan, kNan, kNan, kNan}}; });
     return;
   }
   const FourRow<const float> h(p.h + token * p.h_stride, p.hidden_size);
