@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from phi3svc import ops
 from phi3svc.engine.request import Request
@@ -31,13 +32,16 @@ def restored_runtime() -> Iterator[None]:
     ops.set_num_threads(num_threads)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
+NETWORKS = {
+    "cpu": [
         *("tiny-float32", "tiny-bfloat16", "tiny-int4", "windowed-float32", "windowed-int8"),
         *("small-float32", "small-bfloat16", "small-int4"),
     ],
-)
+    "cuda": ["tiny-fp8", "windowed-bfloat16", "small-float32"],
+}[ops.backend(torch.get_default_device())]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> Network:
     name, dtype = request.param.split("-")
     path: Path = request.getfixturevalue(name)
@@ -106,6 +110,7 @@ def test_used_blocks_change_no_bit(
         assert run(core, rotated) == alone
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("isa", ops.available_isas())
 def test_threads_change_no_bit_on_any_isa(tiny: Path, isa: str, num_threads: int) -> None:
