@@ -99,8 +99,8 @@ __all__ = [
     "rms_norm",
     "sample",
     "sample_workspace_bytes",
-    "set_gemm_policy",
     "set_isa",
+    "set_kernel_policy",
     "set_num_threads",
     "set_pin_threads",
     "unpack_gate_up",
@@ -166,14 +166,14 @@ def backend(device: torch.device | str) -> str:
     return _core.backend(torch.device(device).type)
 
 
-def set_gemm_policy(name: str) -> None:
+def set_kernel_policy(name: str) -> None:
     """Choose how GEMMs, and attention of prompts, on CUDA are computed, in the whole process.
 
     "deterministic", as at first: a row has the same bits in every batch. "free": by the fastest
     kernel, whose matrix instruction may round another way than that of another batch size. It is
     there to measure what determinism costs. Programs that have run once keep what they had.
     """
-    _core.set_gemm_policy(name)
+    _core.set_kernel_policy(name)
 
 
 def packed_shape(
@@ -225,7 +225,7 @@ def pack_gate_up(
     """Pack the fused `weight` A [2F, E], rows [gate | up], for `mlp` alone; else as `pack_linear`.
 
     Panels alternate between 16 gate rows and their 16 up rows, each half padded by itself, so that
-    SwiGLU happens in registers: 2·ceil(F/16) panels.
+    SwiGLU happens in registers: 2·ceil(F/16) panels. On CUDA single rows alternate.
     """
     return _pack(_core.pack_gate_up, weight, format, out, row_errors, is_gate_up=True)
 

@@ -8,7 +8,7 @@
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cuda/cuda.h"
-#include "cuda/gemm_plan.h"
+#include "cuda/kernel_policy.h"
 
 namespace py = pybind11;
 
@@ -55,8 +55,8 @@ void register_runtime(py::module_& module) {
       },
       py::arg("device_type"),
       "Which backend runs ops on the tensors of a device.");
-  module.def("set_gemm_policy",
-             &cuda::set_gemm_policy,
+  module.def("set_kernel_policy",
+             &cuda::set_kernel_policy,
              py::arg("name"),
              "Whether GEMMs on CUDA are \"deterministic\" or \"free\".");
   module.def("build_info", &build_info, "How this extension was built.");

@@ -6,7 +6,7 @@
 #include "cuda/attention_plan.h"
 #include "cuda/attention_prefill.cuh"
 #include "cuda/cuda.h"
-#include "cuda/gemm_plan.h"
+#include "cuda/kernel_policy.h"
 #include "cuda/launch.h"
 #include "cuda/mma_probe.h"
 #include "cuda/sm90/attention_prefill.h"
@@ -57,7 +57,7 @@ void run_decode(const AttentionParams& params, const AttentionPlan& plan, Stream
 }
 
 // Where a step on WGMMA rounds as one on mma.sync, or nobody minds.
-bool may_use_wgmma() { return gemm_policy() == GemmPolicy::kFree || mma_agrees(); }
+bool may_use_wgmma() { return kernel_policy() == KernelPolicy::kFree || mma_agrees(); }
 
 template <typename Kv, int kHeadDim>
 void run_prefill(const AttentionParams& params, const AttentionPlan& plan, Stream stream) {

@@ -89,10 +89,12 @@ PHI3_DEVICE void spoil(const DecodeParams& p, const DecodeRows& rows) {
 // Whether the calling block is the last of `num_blocks` to come here; what the others have stored
 // before is visible then.
 PHI3_DEVICE bool is_last_block(unsigned* counter, int num_blocks) {
-  __threadfence();
-  __syncwarp();
+  __syncwarp();  // the fence is then for what all lanes have stored
   unsigned before = 0;
-  if (lane_index() == 0) before = atomicAdd(counter, 1U);
+  if (lane_index() == 0) {
+    __threadfence();
+    before = atomicAdd(counter, 1U);
+  }
   before = __shfl_sync(kAllLanes, before, 0);
   if (before != static_cast<unsigned>(num_blocks - 1)) return false;
   if (lane_index() == 0) *counter = 0;

@@ -125,7 +125,7 @@ void gemm(const GemmProblem& problem, const typename Epilogue::Params& epilogue,
   const GemmPlan plan = plan_gemm(
       {.num_tokens = problem.num_tokens, .num_rows = num_rows(weight), .is_f32 = is_f32},
       {.num_sms = device.num_sms, .has_wgmma = has_wgmma, .mma_agrees = has_wgmma && mma_agrees()},
-      gemm_policy());
+      kernel_policy());
   if (plan.kernel == GemmKernel::kWgmma) {
     sm90::gemm<Epilogue>(on_sm90, plan.wgmma_tile, epilogue, stream);
     return;

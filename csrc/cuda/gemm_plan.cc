@@ -1,13 +1,7 @@
 #include "cuda/gemm_plan.h"
 
-#include <atomic>
-
-#include "core/check.h"
-
 namespace phi3::cuda {
 namespace {
-
-std::atomic<GemmPolicy> policy_of_process{GemmPolicy::kDeterministic};
 
 std::int64_t num_tiles(std::int64_t size, int tile) { return (size + tile - 1) / tile; }
 
@@ -28,19 +22,9 @@ int tiled_tile(const GemmShape& shape, int num_sms) {
 
 }  // namespace
 
-void set_gemm_policy(std::string_view name) {
-  PHI3_CHECK(name == "deterministic" || name == "free",
-             "gemm policy is '",
-             name,
-             "', expected deterministic or free");
-  policy_of_process = name == "free" ? GemmPolicy::kFree : GemmPolicy::kDeterministic;
-}
-
-GemmPolicy gemm_policy() { return policy_of_process; }
-
-GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, GemmPolicy policy) {
+GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, KernelPolicy policy) {
   if (shape.is_f32) return {.kernel = GemmKernel::kFloat32};
-  const bool may_mix = policy == GemmPolicy::kFree || device.mma_agrees;
+  const bool may_mix = policy == KernelPolicy::kFree || device.mma_agrees;
   const bool is_decode = shape.num_tokens <= kMaxDecodeTokens;
   if (device.has_wgmma && !(is_decode && may_mix)) {
     return {.kernel = GemmKernel::kWgmma,

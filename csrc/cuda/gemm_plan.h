@@ -6,9 +6,9 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
 #include "core/weight_format.h"
+#include "cuda/kernel_policy.h"
 #include "cuda/sm90/gemm_tile.h"
 
 namespace phi3::cuda {
@@ -79,16 +79,6 @@ constexpr TileIndex tile_of(std::uint32_t block,
   return {.row = in_band / width, .token = band + in_band % width};
 }
 
-// kDeterministic: a row has the same bits in every batch. kFree: the fastest kernel, even if its
-// matrix instruction rounds another way than that of another batch's; to measure what the former
-// costs.
-enum class GemmPolicy : std::uint8_t { kDeterministic, kFree };
-
-// Of the whole process, "deterministic" unless "free" is set; what a graph has captured stays as it
-// is.
-void set_gemm_policy(std::string_view name);
-GemmPolicy gemm_policy();
-
 struct GemmShape {
   std::int64_t num_tokens;
   std::int64_t num_rows;  // padded
@@ -107,6 +97,6 @@ struct GemmPlan {
   sm90::GemmTile wgmma_tile{};  // of kWgmma
 };
 
-GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, GemmPolicy policy);
+GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, KernelPolicy policy);
 
 }  // namespace phi3::cuda

@@ -16,6 +16,11 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   void record(Stream stream) { check_cuda(cudaEventRecord(handle_, handle_of(stream)), "event"); }
+  void try_record(Stream stream) noexcept {
+    if (cudaEventRecord(handle_, handle_of(stream)) != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());
+    }
+  }
   void wait() const { check_cuda(cudaEventSynchronize(handle_), "a launch failed"); }
   double seconds_since(const Event& earlier) const {
     float milliseconds = 0;
@@ -70,6 +75,7 @@ class Executable {
       for (const Graph::Call& call : calls) call({stream.handle()});
     } catch (...) {
       cudaStreamEndCapture(stream.handle(), &graph);
+      static_cast<void>(cudaGetLastError());
       if (graph != nullptr) cudaGraphDestroy(graph);
       throw;
     }
@@ -121,7 +127,12 @@ void Graph::launch() {
   if (state_->executable) {
     state_->executable->launch(stream);
   } else {
-    for (const Call& call : state_->calls) call(stream);
+    try {
+      for (const Call& call : state_->calls) call(stream);
+    } catch (...) {
+      state_->ended.try_record(stream);  // those before may still use what the calls hold
+      throw;
+    }
   }
   state_->ended.record(stream);
   state_->was_launched = true;

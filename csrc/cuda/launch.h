@@ -20,6 +20,7 @@ struct LaunchShape {
 
 inline void check_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess) [[unlikely]] {
+    static_cast<void>(cudaGetLastError());  // it would be the next call's too
     throw Error(std::string("cuda: ") + what + ": " + cudaGetErrorString(status));
   }
 }

@@ -23,7 +23,19 @@ struct TileWarps {
 template <typename Warps>
 struct WarpSums {
   float span[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
-  float total[Warps::kRowTiles][Warps::kTokenTiles][4] = {};
+  float total[Warps::kRowTiles][Warps::kTokenTiles][4];
+
+  // -0 is what a first span can be added to without changing, be it -0 itself.
+  PHI3_DEVICE WarpSums() {
+#pragma unroll
+    for (int i = 0; i < Warps::kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < Warps::kTokenTiles; ++j) {
+#pragma unroll
+        for (int d = 0; d < 4; ++d) total[i][j][d] = -0.0F;
+      }
+    }
+  }
 
   // Weights · tokens of a k16 step of a stage.
   template <typename W, int kTokens>

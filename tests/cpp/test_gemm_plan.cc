@@ -37,7 +37,7 @@ constexpr GemmDevice kSm90Apart{.num_sms = 132, .has_wgmma = true, .mma_agrees =
 GemmPlan plan(std::int64_t num_tokens,
               std::int64_t num_rows,
               const GemmDevice& device,
-              GemmPolicy policy = GemmPolicy::kDeterministic) {
+              KernelPolicy policy = KernelPolicy::kDeterministic) {
   return plan_gemm(
       {.num_tokens = num_tokens, .num_rows = num_rows, .is_f32 = false}, device, policy);
 }
@@ -106,7 +106,7 @@ TEST(few_tokens_take_the_decode_kernel_where_it_may_be_mixed) {
   EXPECT(plan(16, 3072, kSm90).kernel == GemmKernel::kDecode);
   EXPECT(plan(17, 3072, kSm90).kernel == GemmKernel::kWgmma);
   EXPECT(plan(1, 3072, kSm90Apart).kernel == GemmKernel::kWgmma);
-  EXPECT(plan(1, 3072, kSm90Apart, GemmPolicy::kFree).kernel == GemmKernel::kDecode);
+  EXPECT(plan(1, 3072, kSm90Apart, KernelPolicy::kFree).kernel == GemmKernel::kDecode);
 }
 
 TEST(tiles_grow_once_there_is_a_block_for_everyone) {
@@ -122,15 +122,16 @@ TEST(tiles_grow_once_there_is_a_block_for_everyone) {
 TEST(float32_models_have_one_kernel) {
   for (const std::int64_t num_tokens : kTokens) {
     const GemmPlan planned = plan_gemm(
-        {.num_tokens = num_tokens, .num_rows = 3072, .is_f32 = true}, kSm90, GemmPolicy::kFree);
+        {.num_tokens = num_tokens, .num_rows = 3072, .is_f32 = true}, kSm90, KernelPolicy::kFree);
     EXPECT(planned.kernel == GemmKernel::kFloat32);
   }
 }
 
 TEST(the_policy_is_the_process_s) {
-  EXPECT(gemm_policy() == GemmPolicy::kDeterministic);
-  set_gemm_policy("free");
-  EXPECT(gemm_policy() == GemmPolicy::kFree);
-  set_gemm_policy("deterministic");
-  EXPECT_ERROR(set_gemm_policy("fast"), "gemm policy is 'fast', expected deterministic or free");
+  EXPECT(kernel_policy() == KernelPolicy::kDeterministic);
+  set_kernel_policy("free");
+  EXPECT(kernel_policy() == KernelPolicy::kFree);
+  set_kernel_policy("deterministic");
+  EXPECT_ERROR(set_kernel_policy("fast"),
+               "kernel policy is 'fast', expected deterministic or free");
 }

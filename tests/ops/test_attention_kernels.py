@@ -64,7 +64,7 @@ def run(
 ) -> Tensor:
     q = torch.cat(queries)
     out = poisoned(len(q), q[0].numel(), dtype=q.dtype)
-    ops.set_gemm_policy(policy)
+    ops.set_kernel_policy(policy)
     try:
         ops.attention(
             q,
@@ -80,7 +80,7 @@ def run(
             workspace=attention_workspace(q, cache.block_tables),
         )
     finally:
-        ops.set_gemm_policy("deterministic")
+        ops.set_kernel_policy("deterministic")
     return out
 
 

@@ -64,6 +64,6 @@ def test_build_info_names_compiler_version_and_isas() -> None:
         assert name in info["isas"]
 
 
-def test_a_gemm_policy_that_is_not_there_is_an_error_naming_those_that_are() -> None:
-    with pytest.raises(ops.Error, match="gemm policy is 'fast', expected deterministic or free"):
-        ops.set_gemm_policy("fast")
+def test_a_kernel_policy_that_is_not_there_is_an_error_naming_those_that_are() -> None:
+    with pytest.raises(ops.Error, match="kernel policy is 'fast', expected deterministic or free"):
+        ops.set_kernel_policy("fast")

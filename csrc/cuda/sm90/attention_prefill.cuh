@@ -121,7 +121,7 @@ PHI3_DEVICE void attend(KvRing<Kv, kHeadDim>& ring,
     if (!rows.see_all(tile.idx)) hide_unseen(scores, rows.view(tile.idx));
     soften(scores, span, weights);
     turns.wait(warpgroup, number + 1);
-    wgmma_fence(span.out);
+    wgmma_fence(span.out, weights);
     begin_weighing<Ring>(weights, ring.stage(number), span);
     last = tile.idx;
     ++number;

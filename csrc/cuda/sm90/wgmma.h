@@ -24,13 +24,22 @@ PHI3_DEVICE void pin(float (&d)[kGroups][4]) {
   }
 }
 
+template <int kSteps>
+PHI3_DEVICE void pin(std::uint32_t (&a)[kSteps][4]) {
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[step][i])::"memory");
+  }
+}
+
 }  // namespace detail
 
 // Orders what the warps wrote to registers before the wgmmas that follow; needed wherever other
-// instructions wrote the `d` given, or a factor in registers.
-template <int... kGroups>
-PHI3_DEVICE void wgmma_fence(float (&... d)[kGroups][4]) {
-  (detail::pin(d), ...);
+// instructions wrote the registers given, sums or factors.
+template <typename... Registers>
+PHI3_DEVICE void wgmma_fence(Registers&... registers) {
+  (detail::pin(registers), ...);
   asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
 }
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    ops.set_gemm_policy(args.policy)
+    ops.set_kernel_policy(args.policy)
     shape, device = SHAPES[args.shape], torch.device(args.device)
     network = random_network(shape, args.format, device)
     engine = "phi3svc" if args.policy == "deterministic" else "phi3svc, any kernel"

@@ -10,8 +10,8 @@ namespace phi3::cuda::sm90 {
 
 inline constexpr int kWarpgroupSize = emulator::kWarpgroupSize;
 
-template <int... kGroups>
-PHI3_DEVICE void wgmma_fence([[maybe_unused]] float (&... d)[kGroups][4]) {
+template <typename... Registers>
+PHI3_DEVICE void wgmma_fence(const Registers&...) {
   emulator::fence_wgmmas();
 }
 
