@@ -1,5 +1,6 @@
 // Multiplies the same numbers with mma.sync and with WGMMA, its first factor in shared memory and
-// in registers, and compares bits after every few steps. Compiled for sm_90a.
+// in registers, and compares bits after every few steps. One shape of WGMMA stands for all: how
+// many columns it has, and how they lie, is not known to change a sum. Compiled for sm_90a.
 #include <cute/tensor.hpp>
 #include <map>
 #include <mutex>
@@ -16,7 +17,8 @@ namespace {
 constexpr int kRows = 64;
 constexpr int kColumns = 16;
 constexpr int kChunk = 64;
-constexpr int kNumChunks = 32;
+constexpr int kNumChunks = 64;
+constexpr int kSumChunks = 8;  // until sums begin anew
 constexpr int kThreads = 128;
 constexpr unsigned kNumBlocks = 64;
 
@@ -95,9 +97,7 @@ __global__ void __launch_bounds__(kThreads) mma_probe_kernel(ProbeParams params)
   constexpr int kSums = kColumns / 2;
   Tensor sums_there = partition_fragment_C(from_shared, Shape<Int<kRows>, Int<kColumns>>{});
   Tensor sums_here = make_fragment_like(sums_there);
-  float sums_sync[kSums / 4][4] = {};
-  from_shared.accumulate_ = GMMA::ScaleOut::Zero;
-  from_registers.accumulate_ = GMMA::ScaleOut::Zero;
+  float sums_sync[kSums / 4][4];
 
   const auto kind = static_cast<Kind>(blockIdx.x % kNumKinds);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -109,6 +109,12 @@ __global__ void __launch_bounds__(kThreads) mma_probe_kernel(ProbeParams params)
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");  // WGMMA reads another way
     __syncthreads();
     copy(register_slice.partition_A(shared_a), a_here);
+    if (chunk % kSumChunks == 0) {
+      from_shared.accumulate_ = GMMA::ScaleOut::Zero;
+      from_registers.accumulate_ = GMMA::ScaleOut::Zero;
+      CUTE_UNROLL
+      for (int i = 0; i < kSums; ++i) sums_sync[i / 4][i % 4] = 0;
+    }
 
     warpgroup_fence_operand(sums_there);
     warpgroup_fence_operand(sums_here);
