@@ -1,8 +1,8 @@
 """What is tested: which build of the extension, on which device.
 
 PHI3SVC_TEST_EXTENSION: path of another `_core`. `make test-cuda-emulated` names one whose ops are
-the CUDA kernels, which tests/cuda_emulator runs on the CPU. PHI3SVC_TEST_DEVICE: where the tensors
-of tests are, the CPU if not said.
+the CUDA kernels, which tests/cuda_emulator runs on the CPU. PHI3SVC_TEST_DEVICE: where the suites
+in tests/cuda_suites.py have tensors and networks, the CPU if not said.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import sys
 
 import pytest
-import torch
 
 
 def _load_extension(path: str) -> None:
@@ -26,8 +25,6 @@ def _load_extension(path: str) -> None:
 
 if path := os.environ.get("PHI3SVC_TEST_EXTENSION"):
     _load_extension(path)
-if device := os.environ.get("PHI3SVC_TEST_DEVICE"):
-    torch.set_default_device(device)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,9 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from phi3svc import ops
+    from tests.devices import BACKEND
 
-    if ops.backend(torch.get_default_device()) == "cpu":
+    if BACKEND == "cpu":
         return
     for item in items:
         if item.get_closest_marker("cpu_only"):

@@ -13,12 +13,12 @@ from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import FailedEvent
 from phi3svc.engine.request import ClassifyRequest, SamplingParams
 from phi3svc.errors import DeadlineExceeded, InvalidRequest, PromptTooLong, UnsupportedTask
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import make_core, mixed_requests, poison, run, run_alone
 from tests.engine.requests import classify, generate
 from tests.model import oracle
 from tests.model.decoding import random_ids
+from tests.networks import load_network
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,12 @@ from phi3svc.config.checkpoint import EMBEDDED_DIR
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import TokenEvent
 from phi3svc.engine.request import Request, SamplingParams
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, run, run_alone
 from tests.engine.requests import GREEDY, generate
 from tests.model import oracle
 from tests.model.checkpoints import make_tiny_causal
+from tests.networks import load_network
 
 NUM_NEW = 20
 OFFSETS = (-31, -19, -12, -7, -7, -1, 0, 1, 13)

@@ -9,21 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from phi3svc import ops
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine import core as core_module
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.request import Request, SamplingParams
-from phi3svc.model.loader import load_network
+from tests.devices import BACKEND
 from tests.engine.core_runs import run
 from tests.engine.requests import generate
+from tests.networks import load_network
 
 FORMATS = {
     "cpu": [("float32", "auto"), ("bfloat16", "int8"), ("int8", "int8")],
     "cuda": [("float32", "auto"), ("bfloat16", "fp8"), ("fp8", "fp8")],
-}[ops.backend(torch.get_default_device())]
+}[BACKEND]
 
 NUM_SEQUENCES = 18
 

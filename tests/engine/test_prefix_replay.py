@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, run
 from tests.engine.requests import classify, generate
+from tests.networks import load_network
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "windowed-float32"])

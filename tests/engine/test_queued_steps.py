@@ -20,12 +20,12 @@ from phi3svc.engine.events import FailedEvent
 from phi3svc.engine.request import Request, SamplingParams
 from phi3svc.engine.sequence import Sequence
 from phi3svc.model.inputs import ModelInput
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, mixed_requests, poison, run, run_alone
 from tests.engine.requests import generate
 from tests.engine.test_scheduler import Harness
 from tests.model.decoding import random_ids
+from tests.networks import load_network
 
 
 @pytest.fixture(scope="module", params=["not begun", "left unread"])
@@ -298,9 +298,9 @@ def test_a_core_can_be_dropped_while_a_step_runs(tiny: Path, queued: Queued) -> 
 def test_a_process_can_end_while_a_step_runs(tiny: Path) -> None:
     code = f"""
 from pathlib import Path
-from phi3svc.model.loader import load_network
 from tests.engine.core_runs import make_core
 from tests.engine.requests import generate
+from tests.networks import load_network
 core = make_core(load_network(Path({str(tiny)!r})), max_draft_tokens=0)
 for i in range(8):
     core.add(generate(f"r{{i}}", [i, 2, 3], 60))

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from phi3svc import ops
 from phi3svc.engine.request import Request
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
+from tests.devices import BACKEND
 from tests.engine.core_runs import (
     Answer,
     every_setting,
@@ -20,6 +19,7 @@ from tests.engine.core_runs import (
     run,
     run_alone,
 )
+from tests.networks import load_network
 
 NUM_REQUESTS = 16
 
@@ -38,7 +38,7 @@ NETWORKS = {
         *("small-float32", "small-bfloat16", "small-int4"),
     ],
     "cuda": ["tiny-fp8", "windowed-bfloat16", "small-float32"],
-}[ops.backend(torch.get_default_device())]
+}[BACKEND]
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -22,12 +22,15 @@ from phi3svc.config.checkpoint import resolve_source
 from phi3svc.engine.core import EngineCore
 from phi3svc.engine.events import TokenEvent
 from phi3svc.engine.request import GenerateRequest, Request, SamplingParams
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
+from tests.devices import BACKEND
 from tests.engine.core_runs import Answer, answer_name, make_core, run
 from tests.engine.requests import classify, generate
+from tests.networks import load_network
 
-NUM_MIXES = 80
+KV_DTYPES = {"cpu": ["auto", "int8"], "cuda": ["auto", "fp8"]}[BACKEND]
+# On CUDA every mix begins by recording anew what it computes with, for longer than it computes.
+NUM_MIXES = {"cpu": 80, "cuda": 40}[BACKEND]
 POOL_SIZE = 40
 
 
@@ -140,7 +143,7 @@ def restored_threads() -> Iterator[None]:
     ops.set_num_threads(num_threads)
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "source", ["demo", "small", "sequence-classification", "token-classification"]
@@ -204,5 +207,5 @@ def test_no_mix_changes_a_bit(
         seen[f"{num_threads} threads"] += 1
     kinds = {"preempted", "cached", "guessed right", "1 threads", "2 threads", "cancelled"}
     kinds |= {"crossing"} if source in ("demo", "small") else {"crossing", "scored"}
-    assert all(seen[kind] > 3 for kind in kinds), seen
+    assert all(seen[kind] > NUM_MIXES // 25 for kind in kinds), seen
     assert seen["answers"] > 4 * NUM_MIXES

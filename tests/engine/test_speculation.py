@@ -13,11 +13,11 @@ import phi3svc
 from phi3svc.engine.request import Request, SamplingParams
 from phi3svc.engine.sequence import Sequence
 from phi3svc.engine.speculation import Speculation, StepCost
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import make_core, mixed_requests, run, run_alone
 from tests.engine.requests import classify, generate
 from tests.engine.test_scheduler import Harness
+from tests.networks import load_network
 
 
 class TestStepCost:

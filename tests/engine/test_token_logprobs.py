@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from phi3svc.engine.request import GenerateRequest, SamplingParams
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import Answer, make_core, mixed_requests, run, run_alone
 from tests.engine.requests import generate
 from tests.model import oracle
+from tests.networks import load_network
 
 NUM_TOP = 5
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from phi3svc import ops
+from tests.devices import BACKEND
 from tests.model.checkpoints import make_checkpoint
 
 MakeCheckpoint = Callable[..., Path]
@@ -19,7 +19,7 @@ MakeCheckpoint = Callable[..., Path]
 DTYPES = {
     "cpu": ("float32", "bfloat16", "int8", "int4"),
     "cuda": ("float32", "bfloat16", "fp8"),
-}[ops.backend(torch.get_default_device())]
+}[BACKEND]
 """That networks can be loaded in, as `--dtype` has them."""
 
 

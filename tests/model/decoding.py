@@ -17,7 +17,7 @@ class Pages:
     """A KV cache full of NaN, whose pages are handed out in random order."""
 
     def __init__(self, network: Network, num_pages: int, seed: int = 0) -> None:
-        self.kv = KVCache(network.config, num_pages, network.dtype)
+        self.kv = KVCache(network.config, num_pages, network.dtype, network.device)
         for layer in self.kv.layers:
             for pages in layer:
                 pages.fill_(float("nan"))
@@ -44,9 +44,9 @@ def prefill(
 
 
 def all_logits(network: Network, token_ids: list[int]) -> Tensor:
-    """Logits [S, V] of every position of one sequence."""
+    """Logits [S, V] of every position of one sequence, in the CPU's memory."""
     h = prefill(network, token_ids)
-    return network.logits(h, torch.arange(len(token_ids), dtype=torch.int32)).clone()
+    return network.logits(h, torch.arange(len(token_ids), dtype=torch.int32)).clone().cpu()
 
 
 def greedy(network: Network, token_ids: list[int], num_tokens: int) -> tuple[list[int], int]:

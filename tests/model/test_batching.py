@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from phi3svc.model.inputs import Chunk, ModelInput
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.model.conftest import DTYPES, MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
+from tests.networks import load_network
 
 
 @pytest.fixture(params=DTYPES)

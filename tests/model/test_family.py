@@ -13,7 +13,6 @@ from torch import Tensor
 
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.request import Request, SamplingParams
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.engine.core_runs import make_core, run, run_alone
 from tests.engine.requests import generate
@@ -23,6 +22,7 @@ from tests.model.decoding import all_logits, greedy, random_ids
 from tests.model.family import FAMILY, SCALE, Member
 from tests.model.small_checkpoints import make_small_checkpoint
 from tests.model.small_oracle import SmallOracle
+from tests.networks import load_network
 
 
 class Phi3Oracle:

@@ -8,10 +8,10 @@ import weakref
 
 from phi3svc.model.inputs import Chunk, ModelInput
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import Pages, prefill, random_ids
+from tests.networks import load_network
 
 
 def test_passes_are_run_again_on_other_inputs(checkpoint: MakeCheckpoint) -> None:
@@ -48,7 +48,7 @@ def test_a_cache_that_is_gone_takes_its_memory_along(checkpoint: MakeCheckpoint)
     network = load_network(checkpoint())
 
     def use(network: Network) -> list[weakref.ref[object]]:
-        kv = KVCache(network.config, 1, network.dtype)
+        kv = KVCache(network.config, 1, network.dtype, network.device)
         network.forward(ModelInput.pack([Chunk([1, 2], 0, 0, [0])]), kv)
         return [weakref.ref(kv), weakref.ref(kv.layers[0][0])]
 

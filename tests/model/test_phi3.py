@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from phi3svc.model.loader import load_network
 from tests.model import oracle
 from tests.model.checkpoints import make_checkpoint, to_old_dialect
 from tests.model.conftest import MakeCheckpoint
 from tests.model.decoding import all_logits, greedy, random_ids
+from tests.networks import load_network
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gqa, head dim 16": {},

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from phi3svc.model.inputs import Chunk, ModelInput
-from phi3svc.model.loader import load_network
 from phi3svc.model.phi3small import Phi3SmallNetwork
 from tests.model import oracle
 from tests.model.conftest import DTYPES
 from tests.model.decoding import Pages, all_logits, greedy, prefill, random_ids
 from tests.model.small_checkpoints import longrope, make_small_checkpoint
 from tests.model.small_oracle import NEVER_GENERATED_IDS, SmallOracle
+from tests.networks import load_network
 
 MakeSmall = Callable[..., Path]
 
@@ -171,7 +171,7 @@ def test_sequence_classification(small: MakeSmall) -> None:
     assert network.heads == {"sequence-classification"}
     ids = random_ids(70)
     scores = network.scores(prefill(network, ids), torch.arange(70, dtype=torch.int32))
-    assert oracle.relative_error(scores, SmallOracle(path).scores(ids)) < 1e-4
+    assert oracle.relative_error(scores.cpu(), SmallOracle(path).scores(ids)) < 1e-4
 
 
 @pytest.fixture(params=DTYPES)

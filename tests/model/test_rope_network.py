@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from phi3svc.model.loader import load_network
 from tests.model import oracle
 from tests.model.checkpoints import longrope, make_checkpoint, rescale
 from tests.model.decoding import all_logits, random_ids
+from tests.networks import load_network
 
 LONGEST = 128
 PHI3_YARN_FACTOR = 1.138629436111989  # 0.1 ln 4 + 1

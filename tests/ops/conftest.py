@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from devices import BACKEND, DEVICE
 from phi3svc import ops
 
 # A name with an underscore replaces GEMMs of the ISA it extends and nothing else, and avx512_bf16
 # has the integer GEMMs of avx512_vnni. `test_isas_agree` runs every name with every op. To CUDA the
 # ISA is nothing.
-IS_CUDA = ops.backend(torch.get_default_device()) == "cuda"
-_AVAILABLE = ["portable"] if IS_CUDA else ops.available_isas()
+_AVAILABLE = ["portable"] if BACKEND == "cuda" else ops.available_isas()
 ISAS = [name for name in _AVAILABLE if "_" not in name]
 GEMM_ISAS = [n for n in _AVAILABLE if n != "avx512_vnni" or "avx512_bf16" not in _AVAILABLE]
 
@@ -59,6 +59,15 @@ def using_isa(name: str) -> Iterator[None]:
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tensors_on_the_device() -> Iterator[None]:
+    if DEVICE.type == "cpu":
+        yield
+        return
+    with DEVICE:
+        yield
 
 
 @pytest.fixture(autouse=True)

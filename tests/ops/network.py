@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import reference
+from devices import DEVICE
 from op_tensors import attention_workspace, i32, poisoned, randn, slots_of, starts_of
 from phi3svc import ops
 
@@ -101,7 +102,7 @@ class Cache:
 
     def __init__(self, network: Network, num_pages: int) -> None:
         dtype = network.kv_dtype
-        k_shape, v_shape = ops.kv_cache_shapes(num_pages, NUM_KV_HEADS, HEAD_DIM, dtype)
+        k_shape, v_shape = ops.kv_cache_shapes(num_pages, NUM_KV_HEADS, HEAD_DIM, dtype, DEVICE)
         scales_shape = ops.kv_scales_shape(num_pages, NUM_KV_HEADS)
         self.layers = [
             (poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import reference
 from compare import ulp
+from devices import DEVICE
 from phi3svc import ops
 from reference import Quantized
 
@@ -22,7 +23,8 @@ _CANARY = 12.0  # exact in any dtype
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Tensor:
-    return (torch.randn(*shape) * std).to(dtype)
+    """The same numbers on every device."""
+    return (torch.randn(*shape, device="cpu") * std).to(dtype).to(DEVICE)
 
 
 def i32(*values: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import reference
 from compare import assert_accurate, assert_bitwise_equal, assert_close
+from devices import DEVICE
 from op_tensors import (
     Guarded,
     attention_workspace,
@@ -151,7 +152,7 @@ def test_attention_of_any_number_of_queries(num_queries: int, dtype: torch.dtype
 
 
 def test_attention_of_no_sequence_does_nothing(dtype: torch.dtype) -> None:
-    k_shape, v_shape = ops.kv_cache_shapes(2, 1, 32, dtype)
+    k_shape, v_shape = ops.kv_cache_shapes(2, 1, 32, dtype, DEVICE)
     k_pages, v_pages = poisoned(*k_shape, dtype=dtype), poisoned(*v_shape, dtype=dtype)
     out = torch.empty(0, 64, dtype=dtype)
     tables = torch.empty(0, 4, dtype=torch.int32)

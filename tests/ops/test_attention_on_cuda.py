@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from compare import assert_bitwise_equal
+from devices import BACKEND
 from op_tensors import Paged, attention_workspace, i32, paginate, poisoned, starts_of
 from phi3svc import ops
 from phi3svc.ops import BlockSparse
 from test_attention import EDGES, MIXED, sequences
 
-pytestmark = pytest.mark.skipif(
-    ops.backend(torch.get_default_device()) == "cpu", reason="a CPU has none of it"
-)
+pytestmark = pytest.mark.skipif(BACKEND == "cpu", reason="a CPU has none of it")
 
 # (keys, queries). Where there are no more queries than sequences, one kernel has them all.
 DECODES = [(700, 1), (1, 1), (256, 1), (257, 1), (1500, 1), (513, 1)]

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from compare import assert_bitwise_equal
+from devices import BACKEND
 from op_tensors import i32, poisoned, randn, sample_workspace
 from phi3svc import ops
 
-pytestmark = pytest.mark.skipif(
-    ops.backend(torch.get_default_device()) == "cpu", reason="a CPU looks, and raises"
-)
+pytestmark = pytest.mark.skipif(BACKEND == "cpu", reason="a CPU looks, and raises")
 
 NUM_ROWS, WIDTH, VOCAB_SIZE = 4, 40, 70
 BIG = 2**31 - 1

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal
+from devices import BACKEND, DEVICE
 from op_tensors import (
     Guarded,
     attention_workspace,
@@ -298,7 +299,7 @@ def qkv_rope(
 
     def apply(x: Tensor, positions: Tensor, rope_sets: Tensor) -> tuple[Tensor, ...]:
         q = guarded(len(x), num_heads, head_dim, dtype=dtype)
-        shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype)
+        shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype, DEVICE)
         k_pages, v_pages = (poisoned(*shape, dtype=kv_dtype or dtype) for shape in shapes)
         slots = torch.randperm(num_pages * ops.PAGE_SIZE, dtype=torch.int32)[: len(x)]
         ops.qkv_rope(
@@ -380,7 +381,7 @@ def attention_decode(
 ) -> RowOp:
     """One query per row, each over its own number of keys of one shared set of pages."""
     num_heads, num_kv_heads, head_dim, num_pages = 6, 2, 48, 34
-    shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype)
+    shapes = ops.kv_cache_shapes(num_pages, num_kv_heads, head_dim, kv_dtype or dtype, DEVICE)
     scales: list[Tensor] = []
     if kv_dtype == torch.int8:
         k_pages, v_pages = (torch.randint(-127, 128, s, dtype=torch.int8) for s in shapes)
@@ -553,7 +554,7 @@ CUDA_ONLY = [linear_fp8, mlp_fp8, embedding_fp8, qkv_rope_fp8, attention_decode_
 
 def params(makes: list[Callable[[torch.dtype], RowOp]]) -> list[object]:
     """The ops of `makes` that the backend has, and those that only it has."""
-    if ops.backend(torch.get_default_device()) == "cuda":
+    if BACKEND == "cuda":
         makes = [*makes, *CUDA_ONLY]
     return [
         pytest.param(make, marks=[pytest.mark.cpu_only] if make in CPU_ONLY else [])

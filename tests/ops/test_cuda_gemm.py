@@ -11,13 +11,12 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal, assert_close
+from devices import BACKEND
 from op_tensors import dot_bound, i32, misaligned, poisoned, randn, rounding
 from phi3svc import ops
 from test_qkv_rope import MAX_POSITION, NUM_PAGES, rope_table
 
-pytestmark = pytest.mark.skipif(
-    ops.backend(torch.get_default_device()) != "cuda", reason="only CUDA has these kernels"
-)
+pytestmark = pytest.mark.skipif(BACKEND != "cuda", reason="only CUDA has these kernels")
 
 # Around the tokens of every tile: 8 and 16 of the decode kernel, 64 and 128 of the others.
 NUM_TOKENS = [1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 128, 129]

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from compare import assert_bitwise_equal
+from devices import BACKEND
 from op_tensors import Guarded, i32, poisoned, randn
 from phi3svc import ops
 
-pytestmark = pytest.mark.skipif(
-    ops.backend(torch.get_default_device()) == "cpu", reason="a CPU raises an error"
-)
+pytestmark = pytest.mark.skipif(BACKEND == "cpu", reason="a CPU raises an error")
 
 BAD_INDICES = [-1, 37, 2**31 - 1, -(2**31)]
 

@@ -17,6 +17,11 @@ def integers(*shape: int, dtype: torch.dtype, limit: int = 8) -> torch.Tensor:
     return torch.randint(-limit, limit + 1, shape).to(dtype)
 
 
+def product_of(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Of integers, int64; in float64, since torch on CUDA multiplies no matrices of integers."""
+    return (x.double() @ weight.double().T).long()
+
+
 @pytest.fixture(
     params=[
         (torch.float32, torch.float32),
@@ -89,7 +94,7 @@ def test_linear_is_exact_on_small_integers(
     bias = integers(out_features, dtype=dtype)
     buffer = Guarded(num_rows, out_features, dtype=out_dtype)
     ops.linear(x, ops.pack_linear(weight), buffer.out, bias)
-    exact = x.long() @ weight.long().T + bias.long()
+    exact = product_of(x, weight) + bias.long()
     # + 0.0 turns a -0 into the 0 that an integer has.
     assert_bitwise_equal(buffer.checked() + 0.0, exact.float().to(out_dtype))
 
@@ -105,7 +110,7 @@ def test_linear_accumulates_exactly_on_small_integers(
     buffer = Guarded(num_rows, 50, dtype=torch.float32)
     buffer.out.copy_(residual)
     ops.linear(x, ops.pack_linear(weight), buffer.out, bias, accumulate=True)
-    exact = residual.long() + x.long() @ weight.long().T + (0 if bias is None else bias.long())
+    exact = residual.long() + product_of(x, weight) + (0 if bias is None else bias.long())
     assert_bitwise_equal(buffer.checked() + 0.0, exact.float())
 
 

@@ -7,6 +7,7 @@ import torch
 
 import reference
 from compare import assert_bitwise_equal
+from devices import DEVICE
 from op_tensors import poisoned, randn
 from phi3svc import _core, ops
 
@@ -74,7 +75,7 @@ def test_packing_does_not_depend_on_the_number_of_threads(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_kv_cache_shapes_hold_the_pages_of_the_reference(dtype: torch.dtype) -> None:
     logical = torch.zeros(5, ops.PAGE_SIZE, 2, 48, dtype=dtype)
-    k_shape, v_shape = ops.kv_cache_shapes(5, 2, 48, dtype)
+    k_shape, v_shape = ops.kv_cache_shapes(5, 2, 48, dtype, DEVICE)
     assert k_shape == tuple(reference.to_k_pages(logical).shape)
     assert v_shape == tuple(reference.to_v_pages(logical).shape)
     scales = torch.zeros(5, ops.PAGE_SIZE, 2)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal, assert_close
+from devices import BACKEND
 from op_tensors import Guarded, poisoned, randn
 from phi3svc import ops
 
-pytestmark = pytest.mark.skipif(
-    ops.backend(torch.get_default_device()) == "cpu", reason="a CPU has no fp8 weights"
-)
+pytestmark = pytest.mark.skipif(BACKEND == "cpu", reason="a CPU has no fp8 weights")
 
 NUM_ROWS, WIDTH = 70, 37
 LARGEST = 448.0
@@ -31,7 +30,8 @@ def weight(dtype: torch.dtype, num_rows: int = NUM_ROWS) -> Tensor:
 
 def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers float8 [n, k] and scales float32 [n]."""
-    scales = (rows.float().abs().amax(1) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    largest = torch.tensor(LARGEST)  # by a number, torch multiplies with its inverse on CUDA
+    scales = (rows.float().abs().amax(1) / largest).clamp(min=torch.finfo(torch.float32).tiny)
     return (rows.float() / scales[:, None]).to(torch.float8_e4m3fn), scales
 
 

@@ -126,14 +126,13 @@ def test_another_thread_is_not_recorded() -> None:
     assert calls.out.any()
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("kind", ["torch", pytest.param("numpy", marks=pytest.mark.cpu_only)])
 def test_tensors_live_as_long_as_the_program(kind: str) -> None:
     def make() -> tuple[ops.Program, weakref.ref[object]]:
-        weight = np.ones(HIDDEN, np.float32)
-        tensor = torch.from_numpy(weight) if kind == "torch" else weight
+        weight = torch.ones(HIDDEN) if kind == "torch" else np.ones(HIDDEN, np.float32)
         program = ops.Program()
         with program:
-            ops.rms_norm(x, tensor, 0.0, out)  # type: ignore[arg-type]
+            ops.rms_norm(x, weight, 0.0, out)  # type: ignore[arg-type]
         return program, weakref.ref(weight)
 
     x, out = randn(1, HIDDEN), torch.empty(1, HIDDEN)
@@ -292,6 +291,7 @@ class TestEndOn:
             ops.end_on(i32(1), torch.zeros(1))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.skipif(sys.platform != "linux", reason="forking with threads is fine on Linux alone")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_background_of_its_own() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import reference
 from compare import assert_bitwise_equal, assert_close
+from devices import DEVICE
 from op_tensors import NUM_ROWS, Guarded, dot_bound, i32, misaligned, poisoned, randn, rounding
 from phi3svc import ops
 
@@ -56,7 +57,9 @@ def run(
     slots: Tensor,
     bias: Tensor | None = None,
 ) -> Result:
-    k_shape, v_shape = ops.kv_cache_shapes(NUM_PAGES, shape.num_kv_heads, shape.head_dim, x.dtype)
+    k_shape, v_shape = ops.kv_cache_shapes(
+        NUM_PAGES, shape.num_kv_heads, shape.head_dim, x.dtype, DEVICE
+    )
     k_pages, v_pages = Guarded(*k_shape, dtype=x.dtype), Guarded(*v_shape, dtype=x.dtype)
     q = Guarded(len(x), shape.num_heads, shape.head_dim, dtype=x.dtype)
     ops.qkv_rope(
@@ -169,7 +172,7 @@ def test_qkv_rope_pairs_dim_i_with_dim_i_plus_half_exactly(dtype: torch.dtype) -
     table[..., 1] = 1.0
     positions, zeros, slots = i32(0, 9, 1, 7), i32(0, 0, 0, 0), i32(3, 16, 79, 40)
     result = run(shape, x, weight, positions, zeros, table, slots)
-    q, k, v = (x.long() @ weight.long().T).split(32, dim=-1)
+    q, k, v = (x.double() @ weight.double().T).long().split(32, dim=-1)
 
     def turned(y: Tensor) -> Tensor:
         return torch.cat([-y[:, 8:16], y[:, :8], y[:, 16:]], dim=-1)

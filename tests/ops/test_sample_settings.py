@@ -22,6 +22,7 @@ from transformers.generation.logits_process import (
 
 import reference_sampling
 from compare import assert_close
+from devices import DEVICE
 from op_tensors import i32, randn, sample_workspace
 from phi3svc import ops
 
@@ -39,7 +40,7 @@ FILTERS = [
     (1.2, 30, 0.9, 0.05, 0.8),
     (0.8, 0, 0.95, 0.01, 0.95),
 ]
-IDS = torch.tensor([[3, 5, 5, 0]])
+IDS = [[3, 5, 5, 0]]
 
 
 def draw(
@@ -112,7 +113,7 @@ def warped(logits: Tensor, filters: tuple[float, int, float, float, float]) -> T
         warpers.append(MinPLogitsWarper(min_p))
     if typical_p < 1:
         warpers.append(TypicalLogitsWarper(typical_p))
-    scores: Tensor = warpers(IDS, logits[None].clone())[0]
+    scores: Tensor = warpers(torch.tensor(IDS), logits[None].clone())[0]
     return scores
 
 
@@ -215,7 +216,7 @@ def test_bias_is_that_of_transformers() -> None:
     bias = {0: 2.5, 3: -4.0, 39: 0.75}
     logits = randn(40)
     processor = SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])
-    expected = processor(IDS, logits[None].clone())[0]
+    expected = processor(torch.tensor(IDS), logits[None].clone())[0]
     assert_close(reference_sampling.penalized(logits, [], [], bias=bias), expected, atol=1e-5)
     drawn = draw(logits, (1.0, 0, 1.0, 0.0, 1.0), 300, biases=repeated_biases(300, bias))
     assert_inverts(drawn, expected.double().softmax(-1))
@@ -242,8 +243,8 @@ def test_logits_of_minus_infinity_are_as_if_their_tokens_were_not_there(
 
 def test_a_bias_of_minus_infinity_is_the_mask_of_min_new_tokens() -> None:
     logits = randn(20)
-    processor = MinNewTokensLengthLogitsProcessor(4, 2, [3, 7], device="cpu")
-    expected = processor(IDS, logits[None].clone())[0]
+    processor = MinNewTokensLengthLogitsProcessor(4, 2, [3, 7], device=str(DEVICE))
+    expected = processor(torch.tensor(IDS), logits[None].clone())[0]
     biases = repeated_biases(300, {3: -math.inf, 7: -math.inf})
     drawn = draw(logits, (1.0, 0, 1.0, 0.0, 1.0), 300, biases=biases)
     assert_inverts(drawn, expected.double().softmax(-1))
