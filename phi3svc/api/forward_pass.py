@@ -74,10 +74,10 @@ def run(
     grown once the last step was taken. From the first step to the last it is this thread's turn at
     the network: what is made of h may be computed by it, too.
     """
-    cache.extend(batch)
     columns: dict[int, list[int]] = {row_idx: [] for row_idx in range(cache.batch_size)}
     columns |= {new.row_idx: new.columns for new in batch.rows}
     with turn(network):
+        cache.extend(batch)  # which may copy its pages
         for spans in _steps([range(row.num_computed, len(row)) for row in cache.rows]):
             places = _places(spans, cache.rows, columns)
             h = _compute(network, cache, spans, places, hidden)
@@ -111,7 +111,7 @@ def _compute(
         embeddings = torch.cat([row.embed(span, network) for row, span in rows])
     if embeddings is None and hidden is None:
         return network.forward(inputs, cache.kv)
-    network.rope.ensure(inputs.num_positions)
+    network.prepare(inputs.num_positions)
     on_layer = None if hidden is None or not len(places.at) else partial(hidden.take, places=places)
     return network.compute(inputs.on(network.device), cache.kv, embeddings, on_layer)
 

@@ -121,12 +121,14 @@ class GenerationMixin:
         if normalize_logits:
             by_row = by_row.log_softmax(-1)
         if beam_indices is None:
-            beam_indices = torch.arange(len(by_row))[:, None].expand(-1, by_row.shape[1])
+            beam_indices = torch.arange(len(by_row), device=by_row.device)[:, None].expand(
+                -1, by_row.shape[1]
+            )
         num_steps = int((beam_indices >= 0).sum(-1).max())
         beam_indices = beam_indices[:, :num_steps]
         token_ids = sequences[:, sequences.shape[1] - num_steps :]
         token_ids = token_ids.clamp(max=by_row.shape[2] - 1)  # padding need not be a token
-        steps = torch.arange(num_steps).expand_as(beam_indices)
+        steps = torch.arange(num_steps, device=by_row.device).expand_as(beam_indices)
         found = by_row[beam_indices.clamp(min=0), steps, token_ids]
         return found.masked_fill(beam_indices < 0, 0.0)
 

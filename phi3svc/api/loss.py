@@ -43,7 +43,11 @@ def causal_lm_loss(
     loss = functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction=reduction
     )
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    if num_items_in_batch is None:
+        return loss
+    if isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch
 
 
 def token_classification_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

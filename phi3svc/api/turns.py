@@ -38,6 +38,7 @@ def turn(network: Network) -> Iterator[None]:
     with turns.lock:
         turns.holder = threading.get_ident()
         try:
+            network.prepare()
             yield
         finally:
             turns.holder = None

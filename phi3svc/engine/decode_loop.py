@@ -73,7 +73,7 @@ class DecodeRun:
 class DecodeLoop:
     """Steps of one token each for some sequences, in buffers of one shape.
 
-    Recorded with the network's rope table as it was then. There may be fewer sequences than rows.
+    There may be fewer sequences than rows.
     has_ended: whether a step has drawn a token that ends a sequence, so that what is queued behind
     it was not to be, where the device does not find out by itself.
     """
@@ -83,7 +83,6 @@ class DecodeLoop:
         self.has_ended = False
         self._is_on_device = network.backend == "cuda"
         self.shape = shape
-        self.rope_table = network.rope.table
         # Weak: a loop outlives what it was last used for.
         self._sequences: list[ref[Sequence]] = []
         self._stop_ids: set[int] = set()

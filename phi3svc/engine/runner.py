@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -26,9 +26,10 @@ from phi3svc.engine.events import TopLogprobs
 from phi3svc.engine.request import GenerateRequest
 from phi3svc.engine.sampler import sample
 from phi3svc.engine.token_logprobs import token_logprobs
-from phi3svc.model.inputs import InputShape, ModelInput, int32_tensor
+from phi3svc.model.inputs import ModelInput, int32_tensor
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.network import Network
+from phi3svc.model.network import MAX_LOGIT_ROWS, Network
+from phi3svc.model.passes import Recorded
 
 _PROMPT_LOGITS_ROWS = 64
 """Rows of prompt logits at a time: those of a whole chunk could need gigabytes."""
@@ -59,8 +60,8 @@ class Runner:
         self._kv = kv
         # A new shape costs a pass, call by call, before its graph is there.
         self._is_rounded = network.backend == "cuda"
-        # By shape, the last used last.
-        self._loops: OrderedDict[InputShape, DecodeLoop] = OrderedDict()
+        self._loops: Recorded[DecodeLoop] = Recorded(_MAX_LOOPS)
+        network.forgets(self._loops)
 
     def begin(self, batch: Batch, *, is_followed: bool) -> DecodeRun | Computed:
         """Start a step; if another may follow it at once, and it can, in the background.
@@ -78,7 +79,10 @@ class Runner:
     @torch.inference_mode()
     def begin_behind(self, before: DecodeRun | Computed, batch: Batch) -> DecodeRun | None:
         """Queue a step of the sequences that are in the one before; None if that can't be."""
-        if isinstance(before, Computed) or before.loop.rope_table is not self._network.rope.table:
+        self._network.prepare()
+        if isinstance(before, Computed):
+            return None
+        if self._loops.find(before.loop.shape) is not before.loop:  # forgotten, see `Network`
             return None
         num_positions = max(chunk.end for chunk in batch.chunks)
         num_pages = -(-num_positions // ops.PAGE_SIZE)
@@ -89,13 +93,11 @@ class Runner:
 
     @torch.inference_mode()
     def _begin_loop(self, batch: Batch, inputs: ModelInput) -> DecodeRun:
-        self._network.rope.ensure(inputs.num_positions)
-        loop = self._loops.get(inputs.shape)
-        if loop is None or loop.rope_table is not self._network.rope.table:
-            loop = self._loops[inputs.shape] = DecodeLoop(self._network, self._kv, inputs.shape)
-        self._loops.move_to_end(inputs.shape)
-        if len(self._loops) > _MAX_LOOPS:
-            self._loops.popitem(last=False)
+        self._network.prepare(inputs.num_positions)
+        loop = self._loops.find(inputs.shape)
+        if loop is None:
+            loop = DecodeLoop(self._network, self._kv, inputs.shape)
+            self._loops.keep(inputs.shape, loop)
         return loop.begin(batch, inputs)
 
     @torch.inference_mode()
@@ -129,6 +131,15 @@ class Runner:
 
     def _tokens(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
         """For each chunk the tokens that come next: right guesses, and one behind them."""
+        tokens: list[list[SampledToken]] = []
+        start = 0
+        for portion in _portions(chunks):
+            end = start + sum(len(chunk.wanted_rows) for chunk in portion)
+            tokens += self._sampled(h, rows[start:end], portion)
+            start = end
+        return tokens
+
+    def _sampled(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
         logits = self._network.logits(h, int32_tensor(rows))
         workspace = self._network.sampling_workspace(len(rows))
         token_ids, logprobs = sample(logits, chunks, workspace)
@@ -170,6 +181,19 @@ class Runner:
             PromptLogprobs(logprobs[part], [row for row in top[part] if row is not None])
             for part in _parts([len(chunk.prompt_rows) for chunk in chunks])
         ]
+
+
+def _portions(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+    """Those that want at most `MAX_LOGIT_ROWS` rows together, none of which wants so many alone."""
+    portion: list[Chunk] = []
+    num_rows = 0
+    for chunk in chunks:
+        if num_rows + len(chunk.wanted_rows) > MAX_LOGIT_ROWS:
+            yield portion
+            portion, num_rows = [], 0
+        portion.append(chunk)
+        num_rows += len(chunk.wanted_rows)
+    yield portion
 
 
 def _parts(lengths: list[int]) -> list[slice]:

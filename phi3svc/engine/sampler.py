@@ -17,6 +17,7 @@ from phi3svc import ops
 from phi3svc.engine.chunks import Chunk
 from phi3svc.engine.request import GenerateRequest, SamplingParams
 from phi3svc.engine.sequence import Sequence
+from phi3svc.model.device import sent, staged
 from phi3svc.model.inputs import int32_tensor
 
 
@@ -52,7 +53,7 @@ def sample(
     biases = _biases(sequences, requests, num_ahead, logits.shape[1])
     rows.sample(
         logits,
-        positions.to(device, non_blocking=True),
+        sent(positions, device),
         token_ids,
         logprobs,
         penalties=None if penalties is None else _on_device(penalties, device),
@@ -181,7 +182,7 @@ def _write(target: Tensor, values: list[float] | list[int] | np.ndarray) -> None
         target.numpy()[: len(values)] = values
     else:
         given = torch.as_tensor(values, dtype=target.dtype)
-        target[: len(values)].copy_(given, non_blocking=True)
+        target[: len(values)].copy_(staged(given), non_blocking=True)
 
 
 _Entries = TypeVar("_Entries", ops.Penalties, ops.Biases)
@@ -192,7 +193,7 @@ def _on_device(entries: _Entries, device: torch.device) -> _Entries:
     if device.type == "cpu":
         return entries
     names = [field.name for field in fields(entries)]
-    moved = {name: getattr(entries, name).to(device, non_blocking=True) for name in names}
+    moved = {name: sent(getattr(entries, name), device) for name in names}
     return replace(entries, **moved)
 
 

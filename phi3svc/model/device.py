@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,12 @@ def _find_cuda_device(where: str, index: int) -> torch.device:
             raise ConfigError(f"{where}: this build emulates CUDA, for tests on the CPU")
     if torch.version.cuda is None:
         raise ConfigError(f"{where}: torch {torch.__version__} has no CUDA; install one that has")
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        # By it the extension learns which stream is torch's current one.
+        raise ConfigError(
+            f"{where}: torch {torch.__version__} is too old for CUDA: needs one with the DLPack C"
+            " exchange API"
+        )
     num_devices = torch.cuda.device_count()
     if num_devices == 0 or not torch.cuda.is_available():
         raise ConfigError(f"{where}: no CUDA device, or no driver for one, is here")
@@ -77,6 +85,54 @@ def is_lost(device: torch.device) -> bool:
     except RuntimeError:  # an error of a kernel's is there for good
         return True
     return False
+
+
+class StreamOrder:
+    """Has what torch's streams do with the same memory come one after the other.
+
+    A thread's current stream can be another one at every call, and another thread's is its own.
+    On a CPU there are none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+    def has_changed(self) -> bool:
+        """Whether the current stream is not the one of the last call.
+
+        It then goes on behind what that one has been given so far.
+        """
+        if self._last is None:
+            return False
+        current = torch.cuda.current_stream(self._device)
+        if current == self._last:
+            return False
+        current.wait_stream(self._last)
+        self._last = current
+        return True
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """See that memory of other streams, once free, is not used until this one is done too."""
+        if self._last is not None:
+            for tensor in tensors:
+                tensor.record_stream(self._last)
+
+
+def staged(tensor: Tensor) -> Tensor:
+    """A tensor of the CPU's in page-locked memory, which torch keeps until queued copies are over.
+
+    From other memory a copy may be queued, too, but not on every machine has it been read when the
+    call returns.
+    """
+    return tensor.pin_memory()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same on a device; from the CPU to another it is queued there, and not waited for."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return staged(tensor).to(device, non_blocking=True)
 
 
 def host_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -7,9 +7,10 @@ A network computes hidden states of packed tokens over paged keys and values, as
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,16 +18,26 @@ from torch import Tensor
 
 from phi3svc import ops
 from phi3svc.config.model import Phi3Config
-from phi3svc.model.inputs import InputShape, ModelInput
+from phi3svc.model.device import StreamOrder, sent
+from phi3svc.model.inputs import InputShape, ModelInput, rounded_rows
 from phi3svc.model.kv_cache import KVCache
-from phi3svc.model.passes import RecordedPass, RecordedPasses
+from phi3svc.model.passes import Recorded, RecordedPass
 from phi3svc.model.rope import RopeTables
+from phi3svc.model.workspaces import Workspaces, with_room
 from phi3svc.ops import PackedLinear
 
 Head = Literal["generation", "sequence-classification", "token-classification"]
 
 _MAX_ATTENTION_BYTES = 64 << 20
 """Of workspace; where that is less than what would be of use, attention takes more launches."""
+
+MAX_LOGIT_ROWS = 256
+"""Of all the logits that a step is asked for, the engine has so many computed at a time."""
+
+_MAX_PASSES = 64
+
+_RECORDED_BYTES = 128 << 20
+"""Of the inputs of all that is recorded, at most a megabyte each."""
 
 OnLayer = Callable[[int, Tensor], None]
 """Called with (number of layers computed, h), from 0; h is good until it returns."""
@@ -55,7 +66,8 @@ class Network(ABC):
 
     Workspaces are kept between calls: what `forward`, `logits` and `scores` return is good until
     the next call of the same method. Passes are recorded, and run again on inputs of the same
-    shape. Not for two threads at once.
+    shape. Not for two threads at once, but they may take turns, each with a CUDA stream of its own,
+    if every turn begins with `prepare`.
 
     format: of the linear weights, unless one had to keep more bits; dtype: A, of all others.
     backend: which runs the ops, "cpu" or "cuda". Index tensors that are given may be the CPU's.
@@ -79,25 +91,48 @@ class Network(ABC):
         self.rope = RopeTables(config.rope, self.device)
         self.weights = weights
         self._logit_scale = logit_scale
-        self._buffers: dict[str, Tensor] = {}
-        self._passes: WeakKeyDictionary[KVCache, RecordedPasses] = WeakKeyDictionary()
+        self._streams = StreamOrder(self.device)
+        self._workspaces = Workspaces(self.dtype, self.device)
+        self._table = self.rope.table  # that of all that is recorded
+        self._passes: WeakKeyDictionary[KVCache, Recorded[RecordedPass]] = WeakKeyDictionary()
+
+    def prepare(self, num_positions: int = 0) -> None:
+        """See that `rope.table` holds so many positions, for what is to be computed next.
+
+        And that this happens behind what was computed before, if that was on another stream of
+        torch's; nothing that was recorded there is run again.
+        """
+        if self._streams.has_changed():
+            self._streams.hold(self._shared())
+            self._workspaces.clear()
+        self.rope.ensure(num_positions)
+        if self.rope.table is not self._table:
+            self._table = self.rope.table
+            self._workspaces.forget()
+
+    def forgets(self, recorded: Recorded[Any]) -> None:
+        """Have `recorded` cleared whenever what is recorded can't be run again, or costs memory."""
+        self._workspaces.forgets(recorded)
 
     def forward(self, inputs: ModelInput, kv: KVCache) -> Tensor:
         """Run the layers over the packed tokens, writing their keys and values into `kv`.
 
         Returns h, float32 [T, E], the residual stream before the final norm.
         """
-        self.rope.ensure(inputs.num_positions)
-        passes = self._passes.setdefault(kv, RecordedPasses())
-        recorded = passes.find(inputs.shape, self.rope.table)
+        self.prepare(inputs.num_positions)
+        passes = self._passes.get(kv)
+        if passes is None:
+            passes = self._passes[kv] = Recorded(_MAX_PASSES)
+            self.forgets(passes)
+        recorded = passes.find(inputs.shape)
         if recorded is None:
             own_inputs, program = ModelInput(inputs.shape, device=self.device), ops.Program()
             with program:
                 own_inputs.send()
                 h = self.compute(own_inputs, kv)
-            recorded = RecordedPass(program, own_inputs, self.rope.table, h)
+            recorded = RecordedPass(program, own_inputs, h)
             if own_inputs.is_small:
-                passes.keep(recorded)
+                passes.keep(inputs.shape, recorded)
         return recorded.run(inputs)
 
     @abstractmethod
@@ -108,7 +143,7 @@ class Network(ABC):
         embeddings: Tensor | None = None,
         on_layer: OnLayer | None = None,
     ) -> Tensor:
-        """What `forward` does, call by call. `rope.table` must hold all positions.
+        """What `forward` does, call by call. `prepare` comes first.
 
         embeddings: [T, E], in place of those of the token ids; on_layer: told of each layer's
         outcome. Neither is for a program that is being recorded.
@@ -137,10 +172,10 @@ class Network(ABC):
         if head is None:
             raise ValueError("this network has no generation head")
         normed = self._rows("normed", len(rows), head)
-        logits = self._buffer("logits", len(rows), head.out_features, dtype=torch.float32)
+        logits = self._workspaces.rows("logits", len(rows), head.out_features, dtype=torch.float32)
         ops.lm_head(
             h,
-            rows.to(self.device, non_blocking=True),
+            sent(rows, self.device),
             weights.norm,
             eps,
             head,
@@ -159,10 +194,10 @@ class Network(ABC):
         if head is None:
             raise ValueError("this network has no classification head")
         normed = self._rows("normed", len(rows), head)
-        scores = self._buffer("scores", len(rows), head.out_features, dtype=torch.float32)
+        scores = self._workspaces.rows("scores", len(rows), head.out_features, dtype=torch.float32)
         ops.classify_head(
             h,
-            rows.to(self.device, non_blocking=True),
+            sent(rows, self.device),
             weights.norm,
             eps,
             head,
@@ -177,19 +212,27 @@ class Network(ABC):
         """About the most that steps of so many tokens, of so many sequences, need on CUDA."""
         c, a = self.config, self.dtype.itemsize
         heads = c.num_attention_heads * c.head_dim
-        per_token = 4 * c.hidden_size + a * (2 * heads + c.hidden_size + c.intermediate_size)
-        per_row = a * c.hidden_size + 2 * 4 * c.vocab_size  # logits, and as changed for sampling
+        per_token = 4 * c.hidden_size + a * (2 * heads + 2 * c.hidden_size + c.intermediate_size)
+        num_rows = rounded_rows(max(num_sequences, MAX_LOGIT_ROWS))
+        logits = 4 * c.vocab_size
         tables = c.context_len * self.rope.table.shape[0] * 4 * c.rope.rotary_dim
+        # Of logits also those changed for sampling, and those of which the likeliest are told.
         # Twice the table: it is copied as it grows.
         return (
-            num_tokens * per_token + num_sequences * per_row + 2 * tables + 2 * _MAX_ATTENTION_BYTES
+            with_room(max(num_tokens, num_rows)) * per_token
+            + with_room(num_rows) * logits
+            + with_room(num_rows * logits)
+            + num_rows * logits
+            + 2 * tables
+            + _MAX_ATTENTION_BYTES
+            + _RECORDED_BYTES
         )
 
     def sampling_workspace(self, num_rows: int) -> Tensor | None:
         """What `ops.sample` may use for so many rows of logits; None where it needs nothing."""
         if self.backend == "cpu":
             return None
-        return self._workspace(
+        return self._workspaces.zeroed(
             "sample", ops.sample_workspace_bytes(num_rows, self.config.vocab_size)
         )
 
@@ -202,7 +245,9 @@ class Network(ABC):
             ops.attention_workspace_bytes(t, c.num_attention_heads, c.head_dim, shape.table_len)
             for t in (1, shape.num_tokens)
         ]
-        return self._workspace("attention", max(sizes[0], min(sizes[1], _MAX_ATTENTION_BYTES)))
+        return self._workspaces.zeroed(
+            "attention", max(sizes[0], min(sizes[1], _MAX_ATTENTION_BYTES))
+        )
 
     def _rows(self, name: str, num_rows: int, weight: PackedLinear) -> Tensor:
         """The workspace `name` for rows that `weight` is to be multiplied with.
@@ -211,8 +256,8 @@ class Network(ABC):
         """
         if weight.is_integer:
             row_bytes = ops.quantized_row_bytes(weight.in_features)
-            return self._buffer(f"quantized {name}", num_rows, row_bytes, dtype=torch.int8)
-        return self._buffer(name, num_rows, weight.in_features)
+            return self._workspaces.rows(f"quantized {name}", num_rows, row_bytes, dtype=torch.int8)
+        return self._workspaces.rows(name, num_rows, weight.in_features)
 
     def _as_rows_of(self, weight: PackedLinear, name: str, x: Tensor) -> Tensor:
         """x, A [n, k], as `weight` is to be multiplied with it: as it is, or quantized."""
@@ -222,25 +267,10 @@ class Network(ABC):
         ops.quantize(x, rows)
         return rows
 
-    def _workspace(self, name: str, num_bytes: int) -> Tensor:
-        """uint8 [num_bytes or more], zeroed when it was made."""
-        known = self._buffers.get(name)
-        if known is not None and len(known) >= num_bytes:
-            return known
-        # By doubling: with every growth, recorded passes are forgotten.
-        buffer = self._buffer(name, 1 << (num_bytes - 1).bit_length(), dtype=torch.uint8)
-        return buffer.zero_()
-
-    def _buffer(
-        self, name: str, num_rows: int, *row_shape: int, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """The first `num_rows` rows of the workspace `name`, which grows to its largest use."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape[0] < num_rows:
-            buffer = torch.empty(
-                (num_rows, *row_shape), dtype=dtype or self.dtype, device=self.device
-            )
-            self._buffers[name] = buffer
-            for passes in self._passes.values():  # they hold on to the smaller one
-                passes.clear()
-        return buffer[:num_rows]
+    def _shared(self) -> Iterator[Tensor]:
+        """What is used on one stream after the other, and may be given up on either."""
+        yield self.rope.table
+        for kv in self._passes:
+            for tensor in chain.from_iterable((*kv.layers, *kv.scales)):
+                if tensor is not None:
+                    yield tensor

@@ -46,10 +46,10 @@ class Phi3Network(Network):
     ) -> Tensor:
         c = self.config
         t = inputs.num_tokens
-        h = self._buffer("h", t, c.hidden_size, dtype=torch.float32)
-        q = self._buffer("q", t, c.num_attention_heads, c.head_dim)
-        mixed = self._buffer("mixed", t, c.num_attention_heads * c.head_dim)
-        act = self._buffer("act", t, c.intermediate_size)
+        h = self._workspaces.rows("h", t, c.hidden_size, dtype=torch.float32)
+        q = self._workspaces.rows("q", t, c.num_attention_heads, c.head_dim)
+        mixed = self._workspaces.rows("mixed", t, c.num_attention_heads * c.head_dim)
+        act = self._workspaces.rows("act", t, c.intermediate_size)
         workspace = self._attention_workspace(inputs.shape)
 
         if embeddings is None:

@@ -128,6 +128,13 @@ def test_rows_that_have_ended_have_zeros(model: Phi3ForCausalLM) -> None:
     assert found[1].all()
 
 
+def test_transition_scores_are_where_the_scores_are(model: Phi3ForCausalLM) -> None:
+    ours = model.generate(torch.tensor([prompt(9)]), max_new_tokens=3, **ALL)
+    expected = model.compute_transition_scores(ours.sequences, ours.scores)
+    with torch.device("meta"):  # what is made without saying where does not go with them
+        assert model.compute_transition_scores(ours.sequences, ours.scores).equal(expected)
+
+
 def test_answers_of_one_prompt_share_its_computation_and_differ(model: Phi3ForCausalLM) -> None:
     width = ORIGINAL - 3
     settings = {"do_sample": True, "seed": 1, "max_new_tokens": 7} | ALL

@@ -84,6 +84,15 @@ class TestFindDevice:
         with pytest.raises(ConfigError, match=message):
             find_device("cuda:1")
 
+    def test_a_torch_that_does_not_tell_its_stream_is_too_old(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretend(monkeypatch)
+        monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+        with pytest.raises(ConfigError, match=r"torch \S+ is too old for CUDA: needs") as error:
+            find_device("cuda")
+        assert "\n" not in str(error.value)
+
     def test_info_names_devices_and_why_they_are_of_no_use(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
