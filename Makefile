@@ -8,9 +8,11 @@ PEERS  ?= .venv-peers
 NODE   := tests/clients/node
 BUF    := $(NODE)/node_modules/.bin/buf
 SOURCES = $(shell git ls-files 'csrc/*' 'tests/cpp/*' 'tests/bench/*' 'tests/cuda_*' | grep -E '\.(h|cc|cuh|cu)$$')
-# Empty where there is none. Where there is one, a build may be with CUDA.
-NVCC   := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+# As csrc/cuda/toolchain.cmake looks for them; empty where there is none.
+NVCC   := $(or $(CUDACXX),$(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
+GPU    := $(or $(wildcard /dev/nvidia[0-9]*),$(shell nvidia-smi -L 2>/dev/null))
 CUDA_DEPS := $(if $(NVCC),$(VENV)/.cuda-deps)
+BUILD_DEPS := $(if $(or $(filter on,$(PHI3SVC_CUDA)),$(if $(filter off emulated,$(PHI3SVC_CUDA)),,$(GPU))),$(CUDA_DEPS))
 # For a build by hand, without pip: the interpreter and its pybind11.
 PYTHON_FLAGS = -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
@@ -44,7 +46,7 @@ $(VENV)/.cuda-deps: $(VENV)/.deps
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(VENV)/cuda-requirements.txt
 	@touch $@
 
-build: setup $(if $(filter off emulated,$(PHI3SVC_CUDA)),,$(CUDA_DEPS)) ## compile the extension, install phi3svc into .venv (editable)
+build: setup $(BUILD_DEPS) ## compile the extension, install phi3svc into .venv (editable)
 	@echo "==> compiling the extension and installing phi3svc"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 
@@ -105,14 +107,14 @@ lint-protos: $(BUF) ## buf lint, and buf breaking against the last released imag
 
 test-cpp: setup ## build and run the C++ unit tests
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHI3SVC_BUILD_TESTS=ON \
-	  -DPHI3SVC_BUILD_PYTHON=OFF
+	  -DPHI3SVC_BUILD_PYTHON=OFF -DPHI3SVC_CUDA=off
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
 sanitize: setup ## the C++ tests under address+undefined and thread sanitizers
 	for kind in address,undefined thread; do \
 	  $(BIN)/cmake -S . -B build/san-$$kind -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	    -DPHI3SVC_BUILD_TESTS=ON -DPHI3SVC_SANITIZE=$$kind -DPHI3SVC_BUILD_PYTHON=OFF && \
+	    -DPHI3SVC_BUILD_TESTS=ON -DPHI3SVC_SANITIZE=$$kind -DPHI3SVC_BUILD_PYTHON=OFF -DPHI3SVC_CUDA=off && \
 	  $(BIN)/cmake --build build/san-$$kind && \
 	  $(BIN)/ctest --test-dir build/san-$$kind --output-on-failure || exit 1; \
 	done
