@@ -67,7 +67,7 @@ def test_the_need_that_is_told_covers_all_workspaces(
     checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_module, "_RECORDED_BYTES", 0)
-    monkeypatch.setattr(network_module, "_MAX_ATTENTION_BYTES", 1 << 12)
+    monkeypatch.setattr(network_module, "_MAX_ATTENTION_BYTES", 1 << 17)
     monkeypatch.setattr(network_module, "MAX_LOGIT_ROWS", 7)
     made: list[tuple[Any, ...]] = []
     for name in ("rows", "zeroed"):
@@ -87,4 +87,4 @@ def test_the_need_that_is_told_covers_all_workspaces(
     used = sum(dict(made).values())
     table_bytes = 2 * 4 * network.config.context_len * network.config.rope.rotary_dim
     told = network.workspace_bytes(70, 7) - table_bytes * network.rope.table.shape[0]
-    assert used <= told <= 2 * used
+    assert used <= told <= 3 * used
