@@ -11,7 +11,7 @@ from phi3svc.errors import ConfigError
 KV_DTYPES = ("auto", "int8", "fp8")
 
 BLOCK_SIZE = 16
-"""Tokens per KV block; the CPU kernels' page size."""
+"""Tokens per KV block; the kernels' page size."""
 
 MAX_THREADS = 256
 """As many as the kernels' thread pool takes."""
@@ -85,12 +85,12 @@ class EngineConfig:
             if not isinstance(value, bool):
                 raise ConfigError(f"engine.{setting}={value}: must be true or false")
         for tenant, weight in self.tenant_weights.items():
-            if not isinstance(weight, int) or not 1 <= weight <= 100:
+            if not _is_int(weight) or not 1 <= weight <= 100:
                 raise ConfigError(f"engine.tenant_weights.{tenant}={weight}: must be 1 to 100")
 
     def _check(self, setting: str, low: int, high: int) -> None:
         value = getattr(self, setting)
-        if not isinstance(value, int) or not low <= value <= high:
+        if not _is_int(value) or not low <= value <= high:
             raise ConfigError(f"engine.{setting}={value}: must be {low} to {high}")
 
     def step_tokens(self, device_type: str) -> int:
@@ -101,6 +101,10 @@ class EngineConfig:
     def packed_cache_folder(self) -> Path | None:
         """None where nothing is to be kept, or this user has no folder for it."""
         return packed_cache_folder(self.packed_cache, "engine.packed_cache")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def packed_cache_folder(setting: object, name: str) -> Path | None:

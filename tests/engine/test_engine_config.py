@@ -13,6 +13,8 @@ from phi3svc.errors import ConfigError
     ("setting", "value", "allowed"),
     [
         ("max_step_tokens", 0, "1 to 1048576"),
+        ("max_step_tokens", True, "1 to 1048576"),
+        ("num_threads", False, "0 to 256"),
         ("max_sequences", 65537, "1 to 65536"),
         ("max_waiting_requests", 0, "1 to 1048576"),
         ("max_waiting_tokens", -1, "1 to 4294967296"),
@@ -43,7 +45,7 @@ def test_the_kv_dtype_is_one_of_three() -> None:
         EngineConfig(kv_dtype="int4")
 
 
-@pytest.mark.parametrize("weight", [0, 101, 1.5])
+@pytest.mark.parametrize("weight", [0, 101, 1.5, True])
 def test_a_weight_out_of_range_is_named(weight: int) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.tenant_weights\.gold={weight}: must be 1 to"):
         EngineConfig(tenant_weights={"gold": weight})
