@@ -25,7 +25,7 @@ from phi3svc.engine.request import (
 )
 from phi3svc.errors import ConfigError, Phi3Error
 from phi3svc.model.device import find_device
-from phi3svc.model.kv_cache import page_bytes, page_dtype
+from phi3svc.model.kv_cache import check_kv_dtype, page_bytes, page_dtype
 from phi3svc.model.loader import load_network
 from phi3svc.model.network import Network
 from phi3svc.model.packed_cache import PackedCache
@@ -52,6 +52,8 @@ class EngineHost:
         ops.set_pin_threads(config.pin_threads)
         cache = PackedCache.of(config)
         devices = {source.name: find_device(source.device) for source in sources}
+        for name, device in devices.items():
+            check_kv_dtype(config.kv_dtype, device, name)
         networks = {
             source.name: load_network(
                 Path(source.path),
@@ -139,20 +141,28 @@ def split_kv_memory(networks: dict[str, Network], config: EngineConfig) -> dict[
     """
     device = next(iter(networks.values())).device
     available = free_bytes(device)
+    which = "that are free"
     if device.type == "cuda":
         # On a CPU what a step needs comes out of the other half.
-        needed = [
-            network.workspace_bytes(config.step_tokens(device.type), config.max_sequences)
-            for network in networks.values()
-        ]
-        available = max(0, available - sum(needed))
-    share = config.kv_memory_share or _KV_MEMORY_SHARES[device.type]
+        num_tokens, num_sequences = config.step_tokens(device.type), config.max_sequences
+        step_bytes = sum(
+            network.workspace_bytes(num_tokens, num_sequences) for network in networks.values()
+        )
+        settings = f"engine.max_step_tokens={num_tokens}, engine.max_sequences={num_sequences}"
+        if step_bytes >= available:
+            raise ConfigError(
+                f"{settings}: must be less: a step takes {step_bytes} bytes, and {device} has"
+                f" {available} free"
+            )
+        available -= step_bytes
+        which = f"of {device} that {step_bytes} for a step ({settings}) leave"
+    share_of_free = config.kv_memory_share or _KV_MEMORY_SHARES[device.type]
     if config.kv_memory_bytes > available:
         raise ConfigError(
             f"engine.kv_memory_bytes={config.kv_memory_bytes}: must be at most {available}, the"
-            f" bytes that are free, or 0 for {share:.0%} of them"
+            f" bytes {which}, or 0 for {share_of_free:.0%} of them"
         )
-    total = config.kv_memory_bytes or int(available * share)
+    total = config.kv_memory_bytes or int(available * share_of_free)
     block_bytes = {}
     needs = []
     for name, network in networks.items():

@@ -61,7 +61,19 @@ class KVCache:
                         target[target_id].copy_(pages[source_id])
 
 
-_BACKENDS = {"int8": "cpu", "fp8": "cuda"}
+_SMALL_KV_DTYPES = {"cpu": "int8", "cuda": "fp8"}
+
+
+def check_kv_dtype(
+    kv_dtype: str, device: torch.device | str = "cpu", model: str | None = None
+) -> None:
+    """Raise ConfigError if a device's ops have no such pages. model: its name, for the message."""
+    allowed = ("auto", _SMALL_KV_DTYPES[ops.backend(device)])
+    if kv_dtype not in allowed:
+        whose = "" if model is None else f" for model {model!r}"
+        raise ConfigError(
+            f"engine.kv_dtype={kv_dtype!r}: must be {' or '.join(allowed)}{whose} on {device}"
+        )
 
 
 def page_dtype(
@@ -69,14 +81,10 @@ def page_dtype(
 ) -> torch.dtype:
     """What pages hold under the setting `engine.kv_dtype`: "auto", "int8" or "fp8".
 
-    Raises ConfigError for what the device's ops have no such pages of.
+    Raises ConfigError as `check_kv_dtype` does.
     """
-    if kv_dtype == "auto":
-        return model_dtype
-    if _BACKENDS[kv_dtype] != ops.backend(device):
-        where = "a CPU" if kv_dtype == "int8" else "CUDA devices"
-        raise ConfigError(f"engine.kv_dtype={kv_dtype!r}: is for {where}, not for {device}")
-    return torch.int8 if kv_dtype == "int8" else torch.float8_e4m3fn
+    check_kv_dtype(kv_dtype, device)
+    return {"auto": model_dtype, "int8": torch.int8, "fp8": torch.float8_e4m3fn}[kv_dtype]
 
 
 def page_bytes(config: Phi3Config, dtype: torch.dtype) -> int:

@@ -147,8 +147,29 @@ def test_models_of_one_device_share_it(cuda: torch.device) -> None:
 
 
 def test_too_little_for_a_block_is_an_error(cuda: torch.device) -> None:
-    with pytest.raises(ConfigError, match="model 'm' gets 0 bytes"):
-        split_kv_memory({"m": network_on(cuda, 2000 * BLOCK_BYTES)}, EngineConfig())
-    config = EngineConfig(kv_memory_bytes=950 * BLOCK_BYTES)
-    with pytest.raises(ConfigError, match="or 0 for 90% of them"):
+    with pytest.raises(ConfigError, match=r"^engine\.kv_memory_bytes=0: model 'm' gets 2764 bytes"):
+        split_kv_memory({"m": network_on(cuda, 999 * BLOCK_BYTES)}, EngineConfig())
+
+
+STEP = r"engine\.max_step_tokens=2048, engine\.max_sequences=8"
+
+
+def test_a_step_that_does_not_fit_is_an_error_naming_what_makes_it_large(
+    cuda: torch.device,
+) -> None:
+    networks = {name: network_on(cuda, 500 * BLOCK_BYTES) for name in "ab"}
+    with pytest.raises(
+        ConfigError,
+        match=rf"^{STEP}: must be less: a step takes 3072000 bytes, and cuda:0 has 3072000 free",
+    ):
+        split_kv_memory(networks, EngineConfig(max_sequences=8))
+
+
+def test_more_than_steps_leave_is_an_error_naming_their_bytes(cuda: torch.device) -> None:
+    config = EngineConfig(kv_memory_bytes=950 * BLOCK_BYTES, max_sequences=8)
+    with pytest.raises(
+        ConfigError,
+        match=rf"must be at most 2764800, the bytes of cuda:0 that 307200 for a step \({STEP}\)"
+        " leave, or 0 for 90% of them",
+    ):
         split_kv_memory({"m": network_on(cuda, 100 * BLOCK_BYTES)}, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from phi3svc.config.engine import EngineConfig
 from phi3svc.engine.host import EngineHost
 from phi3svc.engine.protocol import LoadProgress, ModelSource
+from phi3svc.errors import ConfigError
 from phi3svc.model import loader
+from tests.devices import BACKEND
 
 
 def start(path: Path, dtype: str, cache: str = "off") -> tuple[EngineHost, list[LoadProgress]]:
@@ -28,6 +31,15 @@ def start(path: Path, dtype: str, cache: str = "off") -> tuple[EngineHost, list[
 def test_it_says_what_its_weights_are_in(tiny: Path, dtype: str, said: str) -> None:
     host, _ = start(tiny, dtype)
     assert [model.dtype for model in host.models] == [said]
+
+
+def test_pages_that_a_device_has_not_are_refused_before_anything_is_loaded(tiny: Path) -> None:
+    told: list[LoadProgress] = []
+    wrong, right = ("fp8", "int8") if BACKEND == "cpu" else ("int8", "fp8")
+    message = f"engine.kv_dtype='{wrong}': must be auto or {right} for model 'tiny' on cpu"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        EngineHost([ModelSource("tiny", str(tiny))], EngineConfig(kv_dtype=wrong), told.append)
+    assert told == []
 
 
 def test_packed_weights_are_kept_where_the_settings_say(
