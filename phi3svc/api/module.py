@@ -116,9 +116,9 @@ class Module:
 
 
 def device_name(device: object) -> str:
-    """A device's name, in whatever form scripts give one: 0 is "cuda:0", as in torch."""
+    """A device's name, in whatever form scripts give one: 0 is "cuda:0", and -1 the CPU."""
     if isinstance(device, int) and not isinstance(device, bool):
-        return f"cuda:{device}"
+        return "cpu" if device == -1 else f"cuda:{device}"
     name = str(device)
     return "cpu" if name.startswith("cpu:") else name
 

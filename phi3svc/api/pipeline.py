@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from phi3svc.api.configuration import with_revision
-from phi3svc.api.module import device_name
 from phi3svc.api.pipelines.base import Pipeline, PipelineModel
 from phi3svc.api.pipelines.text_classification import TextClassificationPipeline
 from phi3svc.api.pipelines.text_generation import TextGenerationPipeline
@@ -81,10 +80,10 @@ def pipeline(
         named = {"revision": revision, "device_map": device_map, "token": token}
         options |= {name: value for name, value in named.items() if value is not None}
         if device is not None:
-            options["device"] = "cpu" if device == -1 else device_name(device)
+            options["device"] = device
         model = kind.model_class.from_pretrained(model, **options)
     elif device is not None:
-        model.to("cpu" if device == -1 else device)
+        model.to(device)
     return kind(model, tokenizer, **settings)
 
 

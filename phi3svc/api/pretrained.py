@@ -127,7 +127,7 @@ class PretrainedModel(Module):
         cls,
         source: str | Path,
         dtype: str | torch.dtype | None = "auto",
-        device: str | torch.device = "cpu",
+        device: int | str | torch.device = "cpu",
         quantization: str | None = None,
         *,
         torch_dtype: str | torch.dtype | None = None,
@@ -141,9 +141,10 @@ class PretrainedModel(Module):
 
         source: local folder, embedded model or hub id (`resolve_source`); dtype: "auto" (the
         checkpoint's), "float32" or "bfloat16", or torch's; device: "cpu", "cuda" or "cuda:1", where
-        outputs are then, too; quantization: what linear weights are rounded to, "int8", "int4" or
-        one of its formats ("int4-g128") on a CPU, "fp8" on CUDA, None for what the checkpoint has;
-        where they are, the model computes in bfloat16, and that is its dtype.
+        outputs are then, too, or -1, 0 or 1, as in `pipeline`; quantization: what linear weights
+        are rounded to, "int8", "int4" or one of its formats ("int4-g128") on a CPU, "fp8" on CUDA,
+        None for what the checkpoint has; where they are, the model computes in bfloat16, and that
+        is its dtype.
         packed_cache: where weights are kept as they are served, "auto", "off" or a folder
         (`EngineConfig`). The rest is transformers': torch_dtype is dtype; device_map may be "auto",
         for device, or one device; revision is a hub id's; config is the checkpoint's, with settings
@@ -151,7 +152,7 @@ class PretrainedModel(Module):
         be assigned; others change nothing here, or are refused. Raises ConfigError, also when the
         checkpoint lacks the head of this class: nothing is initialised at random.
         """
-        where = find_device(_device_of(device, device_map))
+        where = _find_device(device, device_map)
         settings = {n: v for n, v in others.items() if n in SETTINGS and v is not None}
         ignored = {*SETTINGS, *_HARMLESS, *(_INSTEAD if is_local(source) else ())}
         _check_others({n: v for n, v in others.items() if n not in ignored})
@@ -212,13 +213,19 @@ def _for_class(config: model.Phi3Config, architecture: str, head: Head | None) -
     )
 
 
-def _device_of(device: str | torch.device, device_map: object) -> str | torch.device:
+def _find_device(device: object, device_map: object) -> torch.device:
     """The one device that both arguments mean. Raises ConfigError if there are several."""
     wanted = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
-    named = {name for name in map(device_name, wanted) if name not in ("None", "auto")}
-    if len(named) > 1 or (named and str(device) not in ("cpu", *named)):
+    named = {_indexed_name(one) for one in wanted if one not in (None, "auto")}
+    if len(named) > 1 or (named and _indexed_name(device) not in ("cpu", *named)):
         raise ConfigError(f"device_map={device_map!r}: must be auto or one device, {device}")
-    return named.pop() if named else device
+    return find_device(named.pop(), "device_map") if named else find_device(device_name(device))
+
+
+def _indexed_name(device: object) -> str:
+    """One name for every way of naming a device."""
+    name = device_name(device)
+    return "cuda:0" if name == "cuda" else name
 
 
 def _weights_dtype(dtype: str | torch.dtype | None, quantization: str | None) -> str:

@@ -13,9 +13,12 @@ from phi3svc.errors import ConfigError
 _MIN_CAPABILITY = (8, 0)
 
 
-def find_device(name: str | torch.device) -> torch.device:
-    """The device `name` ("cpu", "cuda" or "cuda:1"), if ops run there. Raises ConfigError."""
-    where = f"device={str(name)!r}"
+def find_device(name: str | torch.device, setting: str = "device") -> torch.device:
+    """The device `name` ("cpu", "cuda" or "cuda:1"), if ops run there.
+
+    Raises ConfigError, which calls it `setting`.
+    """
+    where = f"{setting}={str(name)!r}"
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -50,7 +53,34 @@ def _find_cuda_device(where: str, index: int) -> torch.device:
     if capability < _MIN_CAPABILITY:
         needed, found = (".".join(map(str, pair)) for pair in (_MIN_CAPABILITY, capability))
         raise ConfigError(f"{where}: needs compute capability {needed}; this device has {found}")
+    built_for = ops.build_info()["cuda"]
+    if not _has_code(built_for, capability):
+        found = ".".join(map(str, capability))
+        raise ConfigError(
+            f"{where}: this build has code for {built_for}; this device has compute capability"
+            f" {found}; rebuild with that in PHI3SVC_CUDA_ARCHITECTURES"
+        )
     return torch.device("cuda", index)
+
+
+def _has_code(built_for: str, capability: tuple[int, int]) -> bool:
+    """Whether a build for these, "sm_80 compute_80 sm_90a", has code for such a device.
+
+    That of sm_80 runs on 8.0 and later ones of 8; compute_80 is PTX, which a driver translates for
+    all later ones; an "a" is for that one alone.
+    """
+    for kind, _, number in (name.partition("_") for name in built_for.split()):
+        digits = number.rstrip("af")
+        if not digits.isdecimal():  # a word of CMake's, "native"
+            return True
+        found = divmod(int(digits), 10)
+        if number.endswith("a"):
+            runs = capability == found
+        else:
+            runs = capability >= found and (kind == "compute" or capability[0] == found[0])
+        if runs:
+            return True
+    return False
 
 
 def describe_devices() -> list[str]:

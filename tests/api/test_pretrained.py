@@ -85,6 +85,8 @@ def test_default_dtype_is_that_of_random_weights() -> None:
         {"torch_dtype": "bfloat16", "device_map": "auto"},
         {"dtype": torch.bfloat16, "device_map": {"": "cpu"}, "trust_remote_code": True},
         {"dtype": "bfloat16", "device": torch.device("cpu"), "attn_implementation": "sdpa"},
+        {"dtype": "bfloat16", "device_map": {"model": "cpu:0", "lm_head": -1}, "device": "cpu:0"},
+        {"dtype": "bfloat16", "device": -1, "device_map": torch.device("cpu")},
         {"dtype": "bfloat16", "low_cpu_mem_usage": True, "revision": "main", "token": None},
         {"dtype": "bfloat16", "local_files_only": True, "cache_dir": "/nowhere", "token": "hf_x"},
     ],
@@ -102,7 +104,13 @@ def test_transformers_ways_to_load(checkpoint: MakeCheckpoint, options: dict[str
     [
         ({"device": "cuda"}, r"device='cuda': .*CUDA"),
         ({"device": "tpu"}, r"device='tpu': must be cpu, cuda or cuda:N"),
-        ({"device_map": "cuda:0"}, r"device='cuda:0': .*CUDA"),
+        ({"device_map": "cuda:0"}, r"^device_map='cuda:0': .*CUDA"),
+        ({"device_map": {"": 0}, "device": "cuda"}, r"^device_map='cuda:0': .*CUDA"),
+        ({"device_map": "cuda", "device": torch.device("cuda:0")}, r"^device_map='cuda:0': "),
+        ({"device_map": {"model": "cuda", "lm_head": 0}}, r"^device_map='cuda:0': .*CUDA"),
+        ({"device_map": "cuda:1", "device": 0}, "^device_map='cuda:1': must be .* one device, 0"),
+        ({"device_map": "disk"}, "^device_map='disk': must be cpu, cuda or cuda:N"),
+        ({"device": 0}, r"^device='cuda:0': .*CUDA"),
         ({"device_map": {"model": "cpu", "lm_head": 0}}, "device_map=.*: must be auto or one dev"),
         (
             {"device_map": "cpu", "device": "cuda"},

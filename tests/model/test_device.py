@@ -29,7 +29,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pretend(
     monkeypatch: pytest.MonkeyPatch,
-    built_for: str = "sm_80 sm_90a",
+    built_for: str = "sm_80 compute_80 sm_90a",
     torch_cuda: str | None = "13.0",
     capabilities: Mapping[int, tuple[int, int]] = {0: (9, 0)},
 ) -> None:
@@ -83,6 +83,38 @@ class TestFindDevice:
         pretend(monkeypatch, **here)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=message):
             find_device("cuda:1")
+
+    @pytest.mark.parametrize(
+        ("built_for", "capability", "is_usable"),
+        [
+            ("sm_80 compute_80 sm_90a", (9, 0), True),
+            ("sm_80 compute_80 sm_90a", (12, 0), True),  # the driver translates the PTX
+            ("sm_80", (8, 6), True),
+            ("sm_80 sm_90a", (10, 0), False),
+            ("sm_89", (8, 6), False),
+            ("sm_80", (9, 0), False),
+            ("sm_90a", (8, 0), False),
+            ("sm_90a compute_90a", (10, 0), False),
+            ("native", (9, 0), True),
+        ],
+    )
+    def test_the_build_needs_code_for_it(
+        self,
+        built_for: str,
+        capability: tuple[int, int],
+        is_usable: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pretend(monkeypatch, built_for, capabilities={0: capability})
+        if is_usable:
+            assert find_device("cuda") == torch.device("cuda", 0)
+            return
+        number = ".".join(map(str, capability))
+        message = (
+            f"this build has code for {built_for}; this device has compute capability {number}"
+        )
+        with pytest.raises(ConfigError, match=f"device='cuda': {message}; rebuild with that in"):
+            find_device("cuda")
 
     def test_a_torch_that_does_not_tell_its_stream_is_too_old(
         self, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +175,7 @@ class TestFormats:
         with pytest.raises(ConfigError, match="dtype='fp8': is for CUDA devices; on a CPU use"):
             weight_format(config, "fp8", "here")
         assert page_dtype("int8", torch.bfloat16) == torch.int8
-        with pytest.raises(ConfigError, match=r"engine\.kv_dtype='fp8': is for CUDA devices"):
+        with pytest.raises(ConfigError, match=r"kv_dtype='fp8': must be auto or int8 on cpu"):
             page_dtype("fp8", torch.bfloat16)
 
     def test_on_cuda(self, checkpoint: MakeCheckpoint, on_cuda: None) -> None:
@@ -155,7 +187,7 @@ class TestFormats:
                 weight_format(config, dtype, "here", device)
         assert page_dtype("fp8", torch.bfloat16, device) == torch.float8_e4m3fn
         assert page_dtype("auto", torch.bfloat16, device) == torch.bfloat16
-        with pytest.raises(ConfigError, match=r"engine\.kv_dtype='int8': is for a CPU"):
+        with pytest.raises(ConfigError, match=r"kv_dtype='int8': must be auto or fp8 on cuda:0"):
             page_dtype("int8", torch.bfloat16, device)
 
     def test_a_page_of_fp8_takes_half_of_one_of_bfloat16(self, checkpoint: MakeCheckpoint) -> None:
