@@ -20,6 +20,7 @@ from phi3svc.engine.memory import available_bytes
 from phi3svc.text.stop_tokens import stop_token_ids
 from phi3svc.text.tokenizer import Tokenizer
 
+_DEVICE_FILES = Path("/dev")
 KV_DTYPES: tuple[KVDType, ...] = (*DTYPES, "int8")
 
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cuda_devices() -> list[str]:
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
+    if not any(any(_DEVICE_FILES.glob(name)) for name in ("nvidia[0-9]*", "dxg")):  # dxg: WSL's
         return []
     # Here and not above: torch takes seconds.
     from phi3svc.model.device import describe_devices
@@ -147,15 +148,17 @@ def _show(facts: Mapping[str, object], ways: Sequence[Footprint], is_quantized: 
     console.print()
     console.print(_table(ways), soft_wrap=False)
     console.print(
-        f"That fits into the memory that is free now, with {size_text(PROCESS_BYTES)} left for the "
-        "rest. --kv-memory is in MiB; without it, serve takes half of what is free."
+        f"That fits into the CPU's memory that is free now, with {size_text(PROCESS_BYTES)} left "
+        "for the rest. --kv-memory is in MiB; without it, serve takes half of what is free there."
     )
     if not is_quantized:
         console.print("In int8 and int4, weights that lose too much keep more bits, and take more.")
 
 
 def _table(ways: Iterable[Footprint]) -> Table:
-    table = Table(title="longest context", title_justify="left", title_style="bold", box=None)
+    table = Table(
+        title="longest context on the CPU", title_justify="left", title_style="bold", box=None
+    )
     numbers = ("weights", "tokens", "--kv-memory")
     for name in ("--dtype", "weights", "--kv-dtype", "tokens", "limited by", "--kv-memory"):
         table.add_column(name, justify="right" if name in numbers else "left")

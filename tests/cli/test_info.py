@@ -19,6 +19,7 @@ from phi3svc.cli.main import main
 from phi3svc.config.engine import EngineConfig
 from phi3svc.config.model import Phi3Config
 from phi3svc.engine.host import split_kv_memory
+from phi3svc.model import device
 from phi3svc.model.loader import load_network
 from tests.model.checkpoints import END_TOKEN_ID, PAD_TOKEN_ID, make_checkpoint, rescale
 from tests.model.family import FAMILY
@@ -283,6 +284,7 @@ def test_table_is_readable(
         "--dtype weights --kv-dtype tokens limited by --kv-memory",
         "float32 0.4 MiB auto 160 memory 1",
         "bfloat16 0.2 MiB int8 512 model 1",
+        "longest context on the CPU",
         "In int8 and int4, weights that lose too much keep more bits, and take more.",
     ):
         assert line in lines
@@ -303,6 +305,28 @@ def test_stretched_length_is_the_models_limit(
     assert facts["rope"] == said
     assert facts["context_tokens"] == 2048
     assert {way["context_tokens"] for way in facts["longest_context"]} == {2048}
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nvidia0", ["cpu", "cuda:0: GPU, 80 GiB"]),
+        ("dxg", ["cpu", "cuda:0: GPU, 80 GiB"]),
+        ("nvidiactl", ["cpu"]),
+    ],
+)
+def test_devices_are_those_that_torch_sees_if_there_may_be_any(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    said: list[str],
+) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    (tmp_path / file).touch()
+    monkeypatch.setattr(info, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(device, "describe_devices", lambda: ["cuda:0: GPU, 80 GiB"])
+    assert facts_of(path, capsys)["devices"] == said
 
 
 def test_stop_tokens_are_those_that_serve_uses(
