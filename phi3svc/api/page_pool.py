@@ -23,10 +23,12 @@ class PagePool:
         num_missing = num_pages - len(self._free)
         if num_missing <= 0:
             return
-        # A quarter to spare, or a loop would copy all of them whenever it fills a page. Untouched
-        # pages are address space, no memory.
-        num_new = num_old + num_missing + (num_old + num_missing) // 4 + 1
-        num_bytes = (num_old + num_missing) * page_bytes(self._network.config, self._network.dtype)
+        # A quarter to spare, or a loop would copy all of them whenever it fills a page.
+        num_wanted = num_old + num_missing
+        num_new = num_wanted + num_wanted // 4 + 1
+        # Untouched pages are address space on a CPU, no memory; on CUDA they are memory.
+        num_taken = num_new if self._network.backend == "cuda" else num_wanted
+        num_bytes = num_taken * page_bytes(self._network.config, self._network.dtype)
         device = self._network.device
         require_bytes("input_ids", num_bytes, "their keys and values", device)
         kv = KVCache(self._network.config, num_new, self._network.dtype, device)

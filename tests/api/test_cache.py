@@ -10,10 +10,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from phi3svc.api import forward_pass
+from phi3svc.api import forward_pass, page_pool
 from phi3svc.api.cache import Phi3Cache
 from phi3svc.api.modeling import Phi3ForCausalLM
 from phi3svc.errors import InvalidRequest
+from phi3svc.model.kv_cache import page_bytes
 from tests.api.batches import pad, theirs
 from tests.model import oracle
 from tests.model.conftest import MakeCheckpoint
@@ -256,3 +257,16 @@ def test_more_than_memory_holds(model: Phi3ForCausalLM, monkeypatch: pytest.Monk
     monkeypatch.setattr("phi3svc.api.memory.free_bytes", lambda device: 1 << 16)
     with pytest.raises(InvalidRequest, match=r"keys and values would take .* GiB are free"):
         model(torch.ones(1, 400, dtype=torch.long), logits_to_keep=1)
+
+
+@pytest.mark.parametrize(("backend", "num_pages"), [("cpu", 8), ("cuda", 11)])
+def test_pages_to_spare_count_where_untouched_ones_are_memory(
+    model: Phi3ForCausalLM, monkeypatch: pytest.MonkeyPatch, backend: str, num_pages: int
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(model.network, "backend", backend)
+    monkeypatch.setattr(
+        page_pool, "require_bytes", lambda field, num_bytes, *others: asked.append(num_bytes)
+    )
+    page_pool.PagePool(model.network).reserve(8)
+    assert asked == [num_pages * page_bytes(model.network.config, model.dtype)]
