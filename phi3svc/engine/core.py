@@ -145,7 +145,7 @@ class EngineCore:
             with contextlib.suppress(Exception):
                 if step is not None:
                     step.wait()
-            if is_lost(self._network.device):  # a new process goes on where this one ends
+            if is_lost(self._network.device):  # so would every step to come: the process ends
                 raise
             for chunk in batch.chunks:
                 events += self._fail(chunk.sequence, incident)

@@ -58,8 +58,7 @@ class Runner:
     def __init__(self, network: Network, kv: KVCache) -> None:
         self._network = network
         self._kv = kv
-        # A new shape costs a pass, call by call, before its graph is there.
-        self._is_rounded = network.backend == "cuda"
+        self._is_on_cuda = network.backend == "cuda"
         self._loops: Recorded[DecodeLoop] = Recorded(_MAX_LOOPS)
         network.forgets(self._loops)
 
@@ -68,7 +67,7 @@ class Runner:
 
         On CUDA also if none does: a loop's step is one launch, from inputs to tokens.
         """
-        if (is_followed or (self._is_rounded and is_decoding(batch))) and is_plain(batch):
+        if (is_followed or (self._is_on_cuda and is_decoding(batch))) and is_plain(batch):
             inputs = self._pack(batch)
             if inputs.is_small:
                 return self._begin_loop(batch, inputs)
@@ -127,7 +126,8 @@ class Runner:
         return outputs
 
     def _pack(self, batch: Batch) -> ModelInput:
-        return to_model_input(batch, ops.PAGE_SIZE, is_rounded=self._is_rounded)
+        # On CUDA a new shape costs a pass, call by call, before its graph is there.
+        return to_model_input(batch, ops.PAGE_SIZE, is_rounded=self._is_on_cuda)
 
     def _tokens(self, h: Tensor, rows: list[int], chunks: list[Chunk]) -> list[list[SampledToken]]:
         """For each chunk the tokens that come next: right guesses, and one behind them."""
