@@ -130,8 +130,8 @@ test-cuda-emulated: setup ## the tests of ops and model over the CUDA kernels, r
 	$(BIN)/cmake -S . -B build/cuda-emulated -G Ninja -DPHI3SVC_CUDA=emulated -DPHI3SVC_BUILD_TESTS=ON $(PYTHON_FLAGS)
 	$(BIN)/cmake --build build/cuda-emulated --target _core test_cuda_emulator test_cuda_wgmma
 	$(BIN)/ctest --test-dir build/cuda-emulated -R test_cuda_ --output-on-failure
-	PHI3SVC_TEST_EXTENSION=$$(echo $(CURDIR)/build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest tests/ops \
-	  tests/model/test_inputs.py tests/model/test_passes.py tests/engine/test_many_sequences.py
+	PHI3SVC_TEST_EXTENSION=$$(echo $(CURDIR)/build/cuda-emulated/csrc/_core.*.so) $(BIN)/python -m pytest \
+	  $$($(BIN)/python tests/cuda_suites.py emulated)
 
 embedded: build ## train the three embedded models again, into build/embedded (half an hour)
 	$(BIN)/python -m phi3svc.embedded.training.train --out build/embedded

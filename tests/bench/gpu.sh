@@ -14,17 +14,33 @@
 #   report     tests/bench/results/gpu.md and gpu.json
 #
 # PYTHON: the interpreter with torch, python3 unless set. OUT: where stages leave what they found,
-# build/gpu unless set; stages of one report share it. Nothing is installed, and no setting of the
-# GPU is touched.
+# build/gpu unless set; stages of one report share it. WHEELS: a folder of wheels of what the
+# interpreter lacks of the list below; `build` unpacks them into OUT/site, and every stage finds
+# them there. Nothing is installed otherwise, and no setting of the GPU is touched.
+#
+# Needed beside torch, numpy and nvcc, as pyproject.toml has them:
+#   build      cmake, ninja, pybind11; for an sm_90 GPU nvidia-cutlass
+#   ops        pytest, pytest-asyncio, pytest-timeout, transformers
+#   model      those, msgspec, safetensors, tokenizers, jinja2
+#   mini, medium, free        msgspec
+#   peer-mini, peer-medium    transformers
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-build/gpu}
 mkdir -p "$OUT"
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PHI3SVC_TEST_DEVICE=cuda
+OUT=$(realpath "$OUT")
+export PYTHONPATH=$PWD:$OUT/site PYTHONUNBUFFERED=1 PHI3SVC_TEST_DEVICE=cuda
+
+unpack_wheels() {
+  [ -n "${WHEELS:-}" ] || return 0
+  "$PYTHON" -m pip install -q --disable-pip-version-check --no-index --no-deps --upgrade \
+    --target "$OUT/site" "$WHEELS"/*.whl
+}
 
 build() {
   local arch
+  unpack_wheels
   arch=$("$PYTHON" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
   [ "$arch" != 90 ] || arch=90a
   cmake -S . -B build/gpu-extension -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHI3SVC_CUDA=on \
@@ -52,9 +68,13 @@ print(machine)
 PY
 }
 
-ops() { "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops; }
-
-model() { "$PYTHON" -m pytest -q -p no:cacheprovider $("$PYTHON" -m tests.cuda.selection); }
+ops() { tests_of ops; }
+model() { tests_of model; }
+tests_of() {
+  local paths
+  read -ra paths <<<"$("$PYTHON" tests/cuda_suites.py "$1")"
+  "$PYTHON" -m pytest -q -p no:cacheprovider "${paths[@]}"
+}
 
 sanitize() {
   local tool

@@ -335,6 +335,7 @@ def test_inputs_go_on_as_they_would_be_packed(network: Network) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecodeLoop, "begin_behind", checking)
         patch.setattr(core_module, "_MAX_QUEUED_S", float("inf"))
+        patch.setattr(core_module, "_MAX_QUEUED_ON_DEVICE_S", float("inf"))
         run(core, [generate(f"r{n}", random_ids(n, seed=n), 24) for n in (1, 5, 14, 36)])
     assert len(seen) > 15
     for found, packed in seen:
