@@ -7,7 +7,8 @@
 
 namespace phi3::cuda {
 
-// The architectures compiled for, "sm_80 sm_90a"; "off" without CUDA, "emulated" for tests.
+// What there is code for, "sm_80 compute_80 sm_90a", where compute_80 is PTX; "off" without CUDA,
+// "emulated" for tests.
 const char* built_for();
 
 // Whether ops on tensors of this device are this backend's.
