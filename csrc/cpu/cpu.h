@@ -7,6 +7,7 @@
 
 namespace phi3::cpu {
 
+void copy(const CopyParams& params);
 void pack(const PackParams& params);
 void unpack(const UnpackParams& params);
 void quantize(const QuantizeParams& params);

@@ -1,18 +1,11 @@
 #include "ops/copy.h"
 
-#include <cstring>
-
 #include "core/check.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
 #include "ops/backend.h"
 
 namespace phi3::ops {
-namespace {
-
-void copy_on_cpu(const CopyParams& params) {
-  std::memcpy(params.target, params.source, static_cast<std::size_t>(params.num_bytes));
-}
-
-}  // namespace
 
 void copy(const TensorView& source, const TensorView& out) {
   PHI3_CHECK(source.dtype == out.dtype,
@@ -37,7 +30,7 @@ void copy(const TensorView& source, const TensorView& out) {
          CopyParams{.source = source.data,
                     .target = out.data,
                     .num_bytes = out.num_elements() * dtype_size(out.dtype)},
-         copy_on_cpu,
+         cpu::copy,
          cuda::copy);
 }
 
