@@ -33,9 +33,10 @@ def attend(
     block_sparse: BlockSparse | None = None,
     workspace: Tensor | None = None,
     query_starts: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     q = torch.cat(queries)
-    out = poisoned(len(q), q[0].numel(), dtype=q.dtype)
+    out = poisoned(len(q), q[0].numel(), dtype=q.dtype) if out is None else out
     ops.attention(
         q,
         paged.k_pages,
@@ -167,6 +168,14 @@ def test_starts_that_do_not_rise_touch_nothing_else(starts: list[int], dtype: to
     queries, keys, values = sequences([(60, 40), (60, 20), (300, 20)], 2, 1, 32, dtype)
     paged = paginate(keys, values)
     before = (paged.k_pages.clone(), paged.v_pages.clone())
-    attend(queries, paged, query_starts=i32(*starts))
+    around = torch.full((8 + 80 + 8, 2 * 32), 7.0, dtype=dtype)
+    out = attend(queries, paged, query_starts=i32(*starts), out=around[8:-8])
+    assert (around[:8] == 7).all()
+    assert (around[-8:] == 7).all()
+    is_theirs = torch.zeros(80, dtype=torch.bool)
+    for start, end in pairwise(min(max(start, 0), 80) for start in starts):
+        is_theirs[start:end] = True
+    others = out[~is_theirs]
+    assert (others.isnan() | (others == 7)).all()
     assert_bitwise_equal(paged.k_pages, before[0])
     assert_bitwise_equal(paged.v_pages, before[1])
