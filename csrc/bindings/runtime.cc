@@ -55,10 +55,11 @@ void register_runtime(py::module_& module) {
       },
       py::arg("device_type"),
       "Which backend runs ops on the tensors of a device.");
-  module.def("set_kernel_policy",
-             &cuda::set_kernel_policy,
-             py::arg("name"),
-             "Whether GEMMs on CUDA are \"deterministic\" or \"free\".");
+  module.def(
+      "set_kernel_policy",
+      &cuda::set_kernel_policy,
+      py::arg("name"),
+      "Whether GEMMs and the attention of prompts on CUDA are \"deterministic\" or \"free\".");
   module.def("build_info", &build_info, "How this extension was built.");
 }
 
