@@ -74,7 +74,7 @@ def attention(
     workspace: Tensor | None = None,
 ) -> None: ...
 def attention_workspace_bytes(
-    num_tokens: int, num_heads: int, head_dim: int, max_blocks: int
+    num_tokens: int, num_heads: int, head_dim: int, table_len: int
 ) -> int: ...
 def linear(
     x: Tensor,

@@ -6,7 +6,6 @@
 
 #include "bindings/register.h"
 #include "bindings/tensor.h"
-#include "cuda/cuda.h"
 #include "ops/attention.h"
 #include "ops/qkv_rope.h"
 
@@ -145,11 +144,11 @@ void register_kv_ops(py::module_& module) {
       py::arg("workspace") = py::none(),
       "Paged causal attention.");
   module.def("attention_workspace_bytes",
-             &cuda::attention_workspace_bytes,
+             &ops::attention_workspace_bytes,
              py::arg("num_tokens"),
              py::arg("num_heads"),
              py::arg("head_dim"),
-             py::arg("max_blocks"),
+             py::arg("table_len"),
              "Bytes of workspace that attention makes use of on CUDA.");
 }
 

@@ -5,7 +5,6 @@
 
 #include "bindings/register.h"
 #include "bindings/tensor.h"
-#include "cuda/cuda.h"
 #include "ops/logprobs.h"
 #include "ops/sample.h"
 
@@ -105,7 +104,7 @@ void register_sampling(py::module_& module) {
       py::arg("workspace") = py::none(),
       "Draws one token per row.");
   module.def("sample_workspace_bytes",
-             &cuda::sample_workspace_bytes,
+             &ops::sample_workspace_bytes,
              py::arg("num_rows"),
              py::arg("vocab_size"),
              "Bytes of workspace that sample needs on CUDA where rows have penalties or biases.");

@@ -180,7 +180,7 @@ struct AttentionParams {
   const std::int32_t* query_starts;  // [B + 1]
   const std::int32_t* context_lens;  // [B]
   void* out;                         // A [T, H * D]
-  std::int64_t num_tokens, num_sequences, max_blocks, num_heads, num_kv_heads, head_dim, num_pages;
+  std::int64_t num_tokens, num_sequences, table_len, num_heads, num_kv_heads, head_dim, num_pages;
   std::int64_t window;  // keys a query sees, itself included; 0 = all
   BlockSparse block_sparse;
   float scale;

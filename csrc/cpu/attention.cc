@@ -75,13 +75,13 @@ void check_indices(const AttentionParams& params) {
                ", expected at least its ",
                q_len,
                " queries");
-    PHI3_CHECK(ceil_div(context_len, kPageSize) <= params.max_blocks,
+    PHI3_CHECK(ceil_div(context_len, kPageSize) <= params.table_len,
                "attention: context_lens[",
                b,
                "] is ",
                context_len,
                ", more than its ",
-               params.max_blocks,
+               params.table_len,
                " pages hold");
     if (params.block_sparse.block_size > 0) {
       check_seen_blocks(params, b, q_len);

@@ -31,7 +31,7 @@ class SpanPages {
 
   PHI3_DEVICE SpanPages(const AttentionParams& p, int sequence)
       : table_(p.block_tables + sequence * p.block_table_stride),
-        table_len_(static_cast<int>(p.max_blocks)),
+        table_len_(static_cast<int>(p.table_len)),
         num_pages_(static_cast<int>(p.num_pages)) {}
 
   // Page `page` of the tile, or kBad. Called by whole warps.

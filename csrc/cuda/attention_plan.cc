@@ -14,8 +14,8 @@ constexpr std::int64_t kCounterBytes = AttentionPlan::kNumCounters * 4;
 // are not full.
 constexpr std::int64_t kEnoughBlocks = 8192;
 
-std::int64_t spans_of(std::int64_t max_blocks) {
-  return (max_blocks * kPageSize + kSpanKeys - 1) / kSpanKeys;
+std::int64_t spans_of(std::int64_t table_len) {
+  return (table_len * kPageSize + kSpanKeys - 1) / kSpanKeys;
 }
 
 // Max, sum and output of the spans of one query.
@@ -28,15 +28,15 @@ std::int64_t query_bytes(std::int64_t num_heads, std::int64_t head_dim, std::int
 std::int64_t AttentionPlan::workspace_bytes(std::int64_t num_tokens,
                                             std::int64_t num_heads,
                                             std::int64_t head_dim,
-                                            std::int64_t max_blocks) {
-  return kCounterBytes + num_tokens * query_bytes(num_heads, head_dim, spans_of(max_blocks));
+                                            std::int64_t table_len) {
+  return kCounterBytes + num_tokens * query_bytes(num_heads, head_dim, spans_of(table_len));
 }
 
 AttentionPlan::AttentionPlan(const AttentionParams& params)
     : num_tokens_(params.num_tokens),
       num_sequences_(params.num_sequences),
       num_kv_heads_(params.num_kv_heads),
-      row_spans_(std::max<std::int64_t>(spans_of(params.max_blocks), 1)) {
+      row_spans_(std::max<std::int64_t>(spans_of(params.table_len), 1)) {
   PHI3_CHECK(num_kv_heads_ <= kNumCounters,
              "attention: kv heads (K) are ",
              num_kv_heads_,

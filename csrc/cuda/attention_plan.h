@@ -35,7 +35,7 @@ class AttentionPlan {
   static std::int64_t workspace_bytes(std::int64_t num_tokens,
                                       std::int64_t num_heads,
                                       std::int64_t head_dim,
-                                      std::int64_t max_blocks);
+                                      std::int64_t table_len);
 
   int max_decode_queries() const { return max_decode_queries_; }
   bool has_prefill() const { return num_tokens_ > num_sequences_; }

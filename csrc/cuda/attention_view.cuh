@@ -40,7 +40,7 @@ PHI3_DEVICE Sequence sequence_of(const AttentionParams& p, int idx) {
   return {.start = start,
           .num_queries = end - start,
           .context_len = context_len,
-          .is_valid = context_len >= end - start && context_len <= p.max_blocks * kPageSize};
+          .is_valid = context_len >= end - start && context_len <= p.table_len * kPageSize};
 }
 
 // Keys [begin, end) of the sequence, and of these, with a pattern, the blocks of a head.

@@ -31,7 +31,7 @@ class DeviceScope {
 std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
                                        std::int64_t num_heads,
                                        std::int64_t head_dim,
-                                       std::int64_t max_blocks);
+                                       std::int64_t table_len);
 std::int64_t sample_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size);
 
 void copy(const CopyParams& params, Stream stream);

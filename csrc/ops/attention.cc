@@ -56,12 +56,12 @@ void attention(const TensorView& q,
   const DType dtype = matcher.model_dtype("q", q);
   Dim tokens("T");
   Dim sequences("B");
-  Dim max_blocks("M");
+  Dim table_len("M");
   AttentionDims dims;
   matcher.match("q", q, dtype, {&tokens, &dims.heads, &dims.head_dim});
   const DType kv_dtype = match_kv_pages(matcher, k_pages, v_pages, scales, dtype, dims);
   matcher.match("context_lens", context_lens, DType::kInt32, {&sequences});
-  matcher.match_rows("block_tables", block_tables, DType::kInt32, {&sequences, &max_blocks});
+  matcher.match_rows("block_tables", block_tables, DType::kInt32, {&sequences, &table_len});
   Dim starts("B + 1", sequences.value() + 1);
   matcher.match("query_starts", query_starts, DType::kInt32, {&starts});
   Dim width("H D", dims.heads.value() * dims.head_dim.value());
@@ -86,7 +86,7 @@ void attention(const TensorView& q,
                          .out = out.data,
                          .num_tokens = tokens.value(),
                          .num_sequences = sequences.value(),
-                         .max_blocks = max_blocks.value(),
+                         .table_len = table_len.value(),
                          .num_heads = dims.heads.value(),
                          .num_kv_heads = dims.kv_heads.value(),
                          .head_dim = dims.head_dim.value(),
@@ -97,6 +97,18 @@ void attention(const TensorView& q,
                          .workspace = room},
          cpu::attention,
          cuda::attention);
+}
+
+std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
+                                       std::int64_t num_heads,
+                                       std::int64_t head_dim,
+                                       std::int64_t table_len) {
+  check_sizes("attention_workspace_bytes",
+              {{"num_tokens", num_tokens},
+               {"num_heads", num_heads},
+               {"head_dim", head_dim},
+               {"table_len", table_len}});
+  return cuda::attention_workspace_bytes(num_tokens, num_heads, head_dim, table_len);
 }
 
 }  // namespace phi3::ops

@@ -49,4 +49,12 @@ void attention(const TensorView& q,
                const std::optional<BlockSparse>& block_sparse = std::nullopt,
                const std::optional<TensorView>& workspace = std::nullopt);
 
+// Bytes of workspace that `attention` can make use of on CUDA for T queries, with tables of M pages
+// a row; those of one query are the least.
+// Throws Error where a size is out of range.
+std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
+                                       std::int64_t num_heads,
+                                       std::int64_t head_dim,
+                                       std::int64_t table_len);
+
 }  // namespace phi3::ops

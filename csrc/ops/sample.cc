@@ -112,4 +112,9 @@ void sample(const TensorView& logits,
          cuda::sample);
 }
 
+std::int64_t sample_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size) {
+  check_sizes("sample_workspace_bytes", {{"num_rows", num_rows}, {"vocab_size", vocab_size}});
+  return cuda::sample_workspace_bytes(num_rows, vocab_size);
+}
+
 }  // namespace phi3::ops

@@ -68,4 +68,8 @@ void sample(const TensorView& logits,
             const std::optional<SampleBiases>& biases = {},
             const std::optional<TensorView>& workspace = {});
 
+// Bytes of workspace that `sample` needs on CUDA for n rows with penalties or biases.
+// Throws Error where a size is out of range.
+std::int64_t sample_workspace_bytes(std::int64_t num_rows, std::int64_t vocab_size);
+
 }  // namespace phi3::ops

@@ -19,7 +19,7 @@ AttentionParams mini(std::int64_t num_tokens, std::int64_t num_sequences) {
   AttentionParams params{};
   params.num_tokens = num_tokens;
   params.num_sequences = num_sequences;
-  params.max_blocks = 256;
+  params.table_len = 256;
   params.num_heads = params.num_kv_heads = 32;
   params.head_dim = 96;
   params.workspace.num_bytes = 64 * kMiB;
@@ -126,7 +126,7 @@ TEST(one_query_with_its_spans_is_the_least_workspace) {
 
 TEST(rows_of_one_span_need_no_workspace) {
   AttentionParams params = mini(8, 8);
-  params.max_blocks = 16;
+  params.table_len = 16;
   const AttentionPlan plan(with_bytes(params, 0));
   EXPECT(plan.row_spans() == 1);
   EXPECT(num_ranges(plan) == 1);
