@@ -25,9 +25,6 @@ DeviceProperties properties_of(int device) {
       .compute_capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
                             attribute(cudaDevAttrComputeCapabilityMinor, device),
       .num_sms = attribute(cudaDevAttrMultiProcessorCount, device),
-      .block_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-      .sm_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-      .l2_bytes = attribute(cudaDevAttrL2CacheSize, device),
   };
 }
 

@@ -1,17 +1,12 @@
 // What is known of the devices; includes no CUDA header.
 #pragma once
 
-#include <cstdint>
-
 namespace phi3::cuda {
 
 struct DeviceProperties {
   int index = 0;
-  int compute_capability = 0;           // 10 · major + minor: 80, 90
-  int num_sms = 0;                      // streaming multiprocessors
-  std::int64_t block_shared_bytes = 0;  // the most shared memory that a block may ask for
-  std::int64_t sm_shared_bytes = 0;     // what the blocks of a multiprocessor share, 1 KB each lost
-  std::int64_t l2_bytes = 0;
+  int compute_capability = 0;  // 10 · major + minor: 80, 90
+  int num_sms = 0;             // streaming multiprocessors
 };
 
 // Of the calling thread's current device, which the stream of an op must belong to. Asked for once

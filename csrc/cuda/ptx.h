@@ -1,5 +1,6 @@
 // The instructions that kernels use and C++ has no name for, with their PTX names, and conversions
-// between element types. The only place with inline assembly, but for sm90/.
+// between element types. The only place with inline assembly, but
+// for sm90/wgmma.h and sm90/warpgroup.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -58,12 +59,6 @@ PHI3_DEVICE void ldmatrix_x2(std::uint32_t (&r)[2], const void* shared_row) {
 PHI3_DEVICE void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(shared_row))
-               : "memory");
-}
-PHI3_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* shared_row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(shared_address(shared_row))
                : "memory");
 }

@@ -2,7 +2,6 @@
 #include "cuda/device.h"
 
 #include "cuda/cuda.h"
-#include "shared_memory.h"
 
 namespace phi3::cuda {
 
@@ -14,9 +13,6 @@ const DeviceProperties& current_device() {
       .index = 0,
       .compute_capability = 90,
       .num_sms = 4,
-      .block_shared_bytes = emulator::SharedMemory::kMaxBytes,
-      .sm_shared_bytes = 228 * 1024,
-      .l2_bytes = 1024 * 1024,
   };
   return kDevice;
 }

@@ -160,7 +160,6 @@ void load_matrices_transposed(const char* what,
 }
 template void load_matrices<2>(const char*, std::uint32_t (&)[2], const void*);
 template void load_matrices<4>(const char*, std::uint32_t (&)[4], const void*);
-template void load_matrices_transposed<2>(const char*, std::uint32_t (&)[2], const void*);
 template void load_matrices_transposed<4>(const char*, std::uint32_t (&)[4], const void*);
 
 }  // namespace phi3::emulator

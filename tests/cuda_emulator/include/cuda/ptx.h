@@ -40,9 +40,6 @@ PHI3_DEVICE void ldmatrix_x2(std::uint32_t (&r)[2], const void* shared_row) {
 PHI3_DEVICE void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* shared_row) {
   emulator::load_matrices_transposed<4>("ldmatrix_x4_trans", r, shared_row);
 }
-PHI3_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* shared_row) {
-  emulator::load_matrices_transposed<2>("ldmatrix_x2_trans", r, shared_row);
-}
 
 PHI3_DEVICE void cp_async16(void* shared, const void* global, bool is_valid = true) {
   emulator::copy_async(shared, global, is_valid);

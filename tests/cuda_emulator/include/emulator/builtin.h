@@ -20,16 +20,8 @@
   constexpr name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; }                \
   constexpr name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 
-PHI3_VECTORS(char, signed char)
-PHI3_VECTORS(uchar, unsigned char)
-PHI3_VECTORS(short, short)
-PHI3_VECTORS(ushort, unsigned short)
-PHI3_VECTORS(int, int)
 PHI3_VECTORS(uint, unsigned int)
-PHI3_VECTORS(longlong, long long)
-PHI3_VECTORS(ulonglong, unsigned long long)
 PHI3_VECTORS(float, float)
-PHI3_VECTORS(double, double)
 #undef PHI3_VECTORS
 
 struct dim3 {

@@ -14,8 +14,6 @@
 inline void __syncthreads() { phi3::emulator::meet_block("__syncthreads"); }
 inline void __syncwarp(unsigned mask = 0xffffffffU) { phi3::emulator::sync_warp(mask); }
 inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline void __nanosleep(unsigned) {}
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -56,24 +54,12 @@ inline int __all_sync(unsigned mask, int predicate) {
 }
 
 inline int __popc(unsigned value) { return std::popcount(value); }
-inline int __popcll(unsigned long long value) { return std::popcount(value); }
 inline int __clz(int value) { return std::countl_zero(static_cast<unsigned>(value)); }
 inline int __ffs(int value) {
   return value == 0 ? 0 : 1 + std::countr_zero(static_cast<unsigned>(value));
 }
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return static_cast<unsigned>(static_cast<std::uint64_t>(a) * b >> 32);
-}
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
-inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
-inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
-template <typename T>
-T __ldg(const T* address) {
-  return *address;
-}
-
-inline float rsqrtf(float value) { return 1 / sqrtf(value); }
 
 // What CUDA declares outside of any namespace. Of a number and a NaN fminf and fmaxf take the
 // number, as CUDA's do.
@@ -93,35 +79,5 @@ template <typename T>
 T atomicAdd(T* address, T value) {
   const T before = *address;
   *address = before + value;
-  return before;
-}
-template <typename T>
-T atomicMax(T* address, T value) {
-  const T before = *address;
-  *address = std::max(before, value);
-  return before;
-}
-template <typename T>
-T atomicMin(T* address, T value) {
-  const T before = *address;
-  *address = std::min(before, value);
-  return before;
-}
-template <typename T>
-T atomicOr(T* address, T value) {
-  const T before = *address;
-  *address = before | value;
-  return before;
-}
-template <typename T>
-T atomicExch(T* address, T value) {
-  const T before = *address;
-  *address = value;
-  return before;
-}
-template <typename T>
-T atomicCAS(T* address, T compare, T value) {
-  const T before = *address;
-  if (before == compare) *address = value;
   return before;
 }
