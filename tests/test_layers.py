@@ -117,6 +117,13 @@ def test_only_cuda_includes_cuda_and_cutlass() -> None:
             assert not include.search(path.read_text()), path
 
 
+def test_only_sm90_includes_cutlass() -> None:
+    include = re.compile(r'#include\s*[<"](cutlass|cute)/')
+    for path in sorted((ROOT / "csrc").rglob("*.[chi]*")):
+        if ROOT / "csrc/cuda/sm90" not in path.parents:
+            assert not include.search(path.read_text()), path
+
+
 def test_no_pickle_eval_or_remote_code() -> None:
     banned = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
     for path in python_files():
