@@ -8,8 +8,8 @@
 #include "cuda/cuda.h"
 #include "cuda/kernel_policy.h"
 #include "cuda/launch.h"
-#include "cuda/mma_probe.h"
 #include "cuda/sm90/attention_prefill.h"
+#include "cuda/sm90/mma_probe.h"
 
 namespace phi3::cuda {
 namespace {
@@ -57,7 +57,7 @@ void run_decode(const AttentionParams& params, const AttentionPlan& plan, Stream
 }
 
 // Where a step on WGMMA rounds as one on mma.sync, or nobody minds.
-bool may_use_wgmma() { return kernel_policy() == KernelPolicy::kFree || mma_agrees(); }
+bool may_use_wgmma() { return kernel_policy() == KernelPolicy::kFree || sm90::mma_agrees(); }
 
 template <typename Kv, int kHeadDim>
 void run_prefill(const AttentionParams& params, const AttentionPlan& plan, Stream stream) {
@@ -108,8 +108,8 @@ void check_aligned(const char* name, const void* data) {
 std::int64_t attention_workspace_bytes(std::int64_t num_tokens,
                                        std::int64_t num_heads,
                                        std::int64_t head_dim,
-                                       std::int64_t max_blocks) {
-  return AttentionPlan::workspace_bytes(num_tokens, num_heads, head_dim, max_blocks);
+                                       std::int64_t table_len) {
+  return AttentionPlan::workspace_bytes(num_tokens, num_heads, head_dim, table_len);
 }
 
 void attention(const AttentionParams& params, Stream stream) {

@@ -15,8 +15,8 @@
 #include "cuda/gemm_plan.h"
 #include "cuda/gemm_tiles.cuh"
 #include "cuda/launch.h"
-#include "cuda/mma_probe.h"
 #include "cuda/sm90/gemm.h"
+#include "cuda/sm90/mma_probe.h"
 #include "cuda/tiled_gemm.cuh"
 
 namespace phi3::cuda {
@@ -113,19 +113,20 @@ void gemm(const GemmProblem& problem, const typename Epilogue::Params& epilogue,
   PHI3_CHECK(reinterpret_cast<std::uintptr_t>(weight.data) % 16 == 0,
              problem.op,
              ": a packed weight does not begin at a multiple of 16 bytes");
-  const sm90::GemmProblem on_sm90{
+  const sm90::WgmmaProblem on_sm90{
       .weight = weight,
       .x = problem.x.data,
       .x_stride = problem.x.stride / dtype_size(problem.dtype),
       .num_tokens = problem.num_tokens,
   };
   const DeviceProperties& device = current_device();
-  const bool has_wgmma =
-      !is_f32 && device.compute_capability == 90 && sm90::has_gemm() && sm90::can_run(on_sm90);
-  const GemmPlan plan = plan_gemm(
-      {.num_tokens = problem.num_tokens, .num_rows = num_rows(weight), .is_f32 = is_f32},
-      {.num_sms = device.num_sms, .has_wgmma = has_wgmma, .mma_agrees = has_wgmma && mma_agrees()},
-      kernel_policy());
+  const bool has_wgmma = !is_f32 && device.compute_capability == 90 && sm90::can_run(on_sm90);
+  const GemmPlan plan =
+      plan_gemm({.num_tokens = problem.num_tokens, .num_rows = num_rows(weight), .is_f32 = is_f32},
+                {.num_sms = device.num_sms,
+                 .has_wgmma = has_wgmma,
+                 .mma_agrees = has_wgmma && sm90::mma_agrees()},
+                kernel_policy());
   if (plan.kernel == GemmKernel::kWgmma) {
     sm90::gemm<Epilogue>(on_sm90, plan.wgmma_tile, epilogue, stream);
     return;

@@ -93,8 +93,8 @@ struct GemmDevice {
 
 struct GemmPlan {
   GemmKernel kernel;
-  int tile = 0;                 // of kDecodeTiles or kTiledTiles
-  sm90::GemmTile wgmma_tile{};  // of kWgmma
+  int tile = 0;                  // of kDecodeTiles or kTiledTiles
+  sm90::WgmmaTile wgmma_tile{};  // of kWgmma
 };
 
 GemmPlan plan_gemm(const GemmShape& shape, const GemmDevice& device, KernelPolicy policy);

@@ -1,6 +1,6 @@
 // The instructions that kernels use and C++ has no name for, with their PTX names, and conversions
-// between element types. The only place with inline assembly, but
-// for sm90/wgmma.h and sm90/warpgroup.h.
+// between element types. The only place with inline assembly, but for
+// sm90/wgmma.h and sm90/warpgroup.h.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "check_fault.h"
 #include "cuda/ptx.h"
+#include "cuda/sm90/mma_probe.cuh"
 #include "cuda/sm90/swizzled_tile.h"
 #include "cuda/sm90/warpgroup.h"
 #include "cuda/sm90/wgmma.h"
@@ -125,6 +126,12 @@ TEST(a_factor_in_shared_memory_is_read_either_way) {
   check_products<64>();
   check_products<96>();
   check_products<128>();
+}
+
+TEST(the_probe_finds_no_difference_where_both_round_alike) {
+  unsigned num_different = 0;
+  launch_mma_probes(kNumProbeKinds, kStream, ProbeParams{&num_different});
+  EXPECT_EQ(num_different, 0U);
 }
 
 // One wgmma, during which something is done that must not be.

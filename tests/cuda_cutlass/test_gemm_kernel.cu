@@ -11,7 +11,7 @@ namespace {
 
 const DeviceProperties kHopper{.index = 0, .compute_capability = 90, .num_sms = 132};
 
-template <WeightFormat kFormat, GemmTile kTile>
+template <WeightFormat kFormat, WgmmaTile kTile>
 struct Instance {
   static constexpr WeightFormat kWeightFormat = kFormat;
   static constexpr int kRows = TileTraits<kTile>::kRows;
@@ -20,7 +20,7 @@ struct Instance {
   using Kernel = GemmKernel<Weight, kTile, StoreEpilogue>;
 
   static bool takes(std::int64_t num_rows, std::int64_t k, std::int64_t num_tokens) {
-    GemmProblem problem{};
+    WgmmaProblem problem{};
     problem.weight = {.data = nullptr,
                       .num_panels = (num_rows + kPanelRows - 1) / kPanelRows,
                       .in_features = k,
@@ -33,14 +33,14 @@ struct Instance {
 
 template <typename Check>
 void for_each_instance(Check check) {
-  check(Instance<WeightFormat::kBFloat16, GemmTile::k64x16>{});
-  check(Instance<WeightFormat::kBFloat16, GemmTile::k64x32>{});
-  check(Instance<WeightFormat::kBFloat16, GemmTile::k64x64>{});
-  check(Instance<WeightFormat::kBFloat16, GemmTile::k128x128>{});
-  check(Instance<WeightFormat::kFloat8, GemmTile::k64x16>{});
-  check(Instance<WeightFormat::kFloat8, GemmTile::k64x32>{});
-  check(Instance<WeightFormat::kFloat8, GemmTile::k64x64>{});
-  check(Instance<WeightFormat::kFloat8, GemmTile::k128x128>{});
+  check(Instance<WeightFormat::kBFloat16, WgmmaTile::k64x16>{});
+  check(Instance<WeightFormat::kBFloat16, WgmmaTile::k64x32>{});
+  check(Instance<WeightFormat::kBFloat16, WgmmaTile::k64x64>{});
+  check(Instance<WeightFormat::kBFloat16, WgmmaTile::k128x128>{});
+  check(Instance<WeightFormat::kFloat8, WgmmaTile::k64x16>{});
+  check(Instance<WeightFormat::kFloat8, WgmmaTile::k64x32>{});
+  check(Instance<WeightFormat::kFloat8, WgmmaTile::k64x64>{});
+  check(Instance<WeightFormat::kFloat8, WgmmaTile::k128x128>{});
 }
 
 TEST(stages_hide_the_latency_of_memory) {
@@ -136,12 +136,12 @@ TEST(every_sum_is_staged_at_a_place_of_its_own_without_bank_conflicts) {
 }
 
 TEST(tiles_hold_the_tokens_and_use_the_device) {
-  EXPECT(choose_gemm_tile(3072, 1, 132) == GemmTile::k64x16);
-  EXPECT(choose_gemm_tile(3072, 17, 132) == GemmTile::k64x32);
-  EXPECT(choose_gemm_tile(3072, 64, 132) == GemmTile::k64x64);
-  EXPECT(choose_gemm_tile(3072, 128, 132) == GemmTile::k64x64);
-  EXPECT(choose_gemm_tile(16384, 128, 132) == GemmTile::k128x128);
-  EXPECT(choose_gemm_tile(3072, 2048, 132) == GemmTile::k128x128);
+  EXPECT(choose_gemm_tile(3072, 1, 132) == WgmmaTile::k64x16);
+  EXPECT(choose_gemm_tile(3072, 17, 132) == WgmmaTile::k64x32);
+  EXPECT(choose_gemm_tile(3072, 64, 132) == WgmmaTile::k64x64);
+  EXPECT(choose_gemm_tile(3072, 128, 132) == WgmmaTile::k64x64);
+  EXPECT(choose_gemm_tile(16384, 128, 132) == WgmmaTile::k128x128);
+  EXPECT(choose_gemm_tile(3072, 2048, 132) == WgmmaTile::k128x128);
 }
 
 }  // namespace

@@ -21,10 +21,13 @@ constexpr std::uint32_t kPoison = 0xffffffffU;
 
 float bf16(std::uint32_t bits) { return std::bit_cast<float>(bits << 16); }
 
+using WarpgroupWgmma = std::array<Wgmma, kWarpgroupSize>;
+using FactorRegisters = std::array<std::array<std::uint32_t, 4>, kWarpgroupSize>;
+
 // One wgmma of a warpgroup under way.
 struct Operation {
-  std::array<Wgmma, kWarpgroupSize> threads;
-  std::array<std::array<std::uint32_t, 4>, kWarpgroupSize> a;
+  WarpgroupWgmma threads;
+  FactorRegisters a;
   std::vector<std::uint16_t> b;            // [16][columns]
   std::vector<std::array<float, 4>> sums;  // [128][groups]
   bool is_committed = false;
@@ -48,21 +51,20 @@ Warpgroup& own_warpgroup() {
 }
 
 // Swizzling keeps eight elements that lie side by side together.
-std::vector<std::uint16_t> read_b(const Wgmma& wgmma) {
-  const int columns = 8 * wgmma.num_groups;
-  std::vector<std::uint16_t> b(static_cast<std::size_t>(kDepth * columns));
+std::vector<std::uint16_t> read_factor(std::uint64_t descriptor, bool is_transposed, int columns) {
+  std::vector<std::uint16_t> factor(static_cast<std::size_t>(kDepth * columns));
   const auto read_piece = [&](int depth, int column, int step) {
     std::uint16_t piece[8];
-    const std::uint32_t address = wgmma_address(wgmma.b,
-                                                wgmma.is_transposed,
+    const std::uint32_t address = wgmma_address(descriptor,
+                                                is_transposed,
                                                 static_cast<std::uint32_t>(depth),
                                                 static_cast<std::uint32_t>(column));
     std::memcpy(piece, shared_pointer(address, sizeof(piece)), sizeof(piece));
     for (int i = 0; i < 8; ++i) {
-      b[static_cast<std::size_t>(depth * columns + column + i * step)] = piece[i];
+      factor[static_cast<std::size_t>(depth * columns + column + i * step)] = piece[i];
     }
   };
-  if (wgmma.is_transposed) {
+  if (is_transposed) {
     for (int depth = 0; depth < kDepth; ++depth) {
       for (int column = 0; column < columns; column += 8) read_piece(depth, column, 1);
     }
@@ -71,7 +73,33 @@ std::vector<std::uint16_t> read_b(const Wgmma& wgmma) {
       for (int depth = 0; depth < kDepth; depth += 8) read_piece(depth, column, columns);
     }
   }
-  return b;
+  return factor;
+}
+
+std::vector<std::uint16_t> read_b(const Wgmma& wgmma) {
+  return read_factor(wgmma.b, wgmma.is_transposed, 8 * wgmma.num_groups);
+}
+
+// As the threads hold it, or would.
+FactorRegisters read_a(const WarpgroupWgmma& threads) {
+  FactorRegisters a;
+  if (threads[0].a != nullptr) {
+    for (std::size_t thread = 0; thread < kWarpgroupSize; ++thread) {
+      std::memcpy(a[thread].data(), threads[thread].a, sizeof(a[thread]));
+    }
+    return a;
+  }
+  constexpr std::size_t kRows = 64;
+  const std::vector<std::uint16_t> rows = read_factor(threads[0].shared_a, false, kRows);
+  for (std::size_t thread = 0; thread < kWarpgroupSize; ++thread) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const std::size_t row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
+      const std::size_t depth = thread % 4 * 2 + i / 2 * 8;
+      a[thread][i] = rows[depth * kRows + row] |
+                     static_cast<std::uint32_t>(rows[(depth + 1) * kRows + row]) << 16;
+    }
+  }
+  return a;
 }
 
 // What `d` will hold once all that is under way is done.
@@ -139,12 +167,12 @@ void issue(void* const* arguments, int /*count*/) {
   for (std::size_t thread = 0; thread < kWarpgroupSize; ++thread) {
     const Wgmma& own = next.threads[thread] = *static_cast<const Wgmma*>(arguments[thread]);
     const Wgmma& first = next.threads[0];
-    if (own.b != first.b || own.num_groups != first.num_groups ||
+    if (own.b != first.b || own.shared_a != first.shared_a || own.num_groups != first.num_groups ||
         own.is_transposed != first.is_transposed || own.accumulate != first.accumulate) {
       fail("is not of one mind with its warpgroup about a wgmma");
     }
-    std::memcpy(next.a[thread].data(), own.a, sizeof(next.a[thread]));
   }
+  next.a = read_a(next.threads);
   next.b = read_b(next.threads[0]);
   next.sums.resize(static_cast<std::size_t>(kWarpgroupSize * next.threads[0].num_groups));
   read_d(warpgroup, next);
@@ -158,15 +186,12 @@ void issue(void* const* arguments, int /*count*/) {
 // Hands out the sums, unless another wgmma goes on from them.
 void finish(const Warpgroup& warpgroup, Operation& done) {
   if (read_b(done.threads[0]) != done.b) fail("wrote shared memory that a wgmma was reading");
+  if (read_a(done.threads) != done.a) fail("wrote a factor of a wgmma under way");
   const bool is_last = std::ranges::none_of(warpgroup.operations, [&](const Operation& operation) {
     return operation.threads[0].d == done.threads[0].d;
   });
   for (int thread = 0; thread < kWarpgroupSize; ++thread) {
     const Wgmma& own = done.threads[static_cast<std::size_t>(thread)];
-    if (std::memcmp(own.a, done.a[static_cast<std::size_t>(thread)].data(), 4 * sizeof(*own.a)) !=
-        0) {
-      fail("wrote a factor of a wgmma under way");
-    }
     for (int i = 0; i < 4 * own.num_groups; ++i) {
       if (std::bit_cast<std::uint32_t>(own.d[i]) != kPoison) {
         fail("wrote a sum of a wgmma under way");
@@ -207,7 +232,9 @@ void wait(void* const* arguments, int /*count*/) {
 }  // namespace
 
 void issue_wgmma(const Wgmma& wgmma) {
-  if (!is_plain_descriptor(wgmma.b)) fail("gives wgmma a descriptor that is not emulated");
+  const bool has_plain_a = wgmma.a != nullptr || is_plain_descriptor(wgmma.shared_a);
+  if (!has_plain_a || !is_plain_descriptor(wgmma.b))
+    fail("gives wgmma a descriptor that is not emulated");
   if (wgmma.num_groups > kMaxGroups) fail("begins a wgmma of more than 256 columns");
   Wgmma own = wgmma;
   meet_warpgroup("wgmma", &own, &issue);

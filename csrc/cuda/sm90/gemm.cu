@@ -10,27 +10,25 @@ namespace {
 constexpr std::int64_t kTmaBytes = 16;  // what addresses and strides are multiples of
 
 template <WeightFormat kFormat, typename Epilogue>
-void run_tile(const GemmProblem& problem,
-              GemmTile tile,
+void run_tile(const WgmmaProblem& problem,
+              WgmmaTile tile,
               const typename Epilogue::Params& epilogue,
               Stream stream) {
   switch (tile) {
-    case GemmTile::k64x16:
-      return run_gemm<kFormat, GemmTile::k64x16, Epilogue>(problem, epilogue, stream);
-    case GemmTile::k64x32:
-      return run_gemm<kFormat, GemmTile::k64x32, Epilogue>(problem, epilogue, stream);
-    case GemmTile::k64x64:
-      return run_gemm<kFormat, GemmTile::k64x64, Epilogue>(problem, epilogue, stream);
-    case GemmTile::k128x128:
-      return run_gemm<kFormat, GemmTile::k128x128, Epilogue>(problem, epilogue, stream);
+    case WgmmaTile::k64x16:
+      return run_gemm<kFormat, WgmmaTile::k64x16, Epilogue>(problem, epilogue, stream);
+    case WgmmaTile::k64x32:
+      return run_gemm<kFormat, WgmmaTile::k64x32, Epilogue>(problem, epilogue, stream);
+    case WgmmaTile::k64x64:
+      return run_gemm<kFormat, WgmmaTile::k64x64, Epilogue>(problem, epilogue, stream);
+    case WgmmaTile::k128x128:
+      return run_gemm<kFormat, WgmmaTile::k128x128, Epilogue>(problem, epilogue, stream);
   }
 }
 
 }  // namespace
 
-bool has_gemm() { return true; }
-
-bool can_run(const GemmProblem& problem) {
+bool can_run(const WgmmaProblem& problem) {
   const std::int64_t k_bytes = problem.weight.format == WeightFormat::kFloat8
                                    ? problem.weight.in_features
                                    : 2 * problem.weight.in_features;
@@ -40,8 +38,8 @@ bool can_run(const GemmProblem& problem) {
 }
 
 template <typename Epilogue>
-void gemm(const GemmProblem& problem,
-          GemmTile tile,
+void gemm(const WgmmaProblem& problem,
+          WgmmaTile tile,
           const typename Epilogue::Params& epilogue,
           Stream stream) {
   if (problem.num_tokens == 0 || problem.weight.num_panels == 0) return;
@@ -52,16 +50,16 @@ void gemm(const GemmProblem& problem,
   }
 }
 
-template void gemm<StoreEpilogue>(const GemmProblem&,
-                                  GemmTile,
+template void gemm<StoreEpilogue>(const WgmmaProblem&,
+                                  WgmmaTile,
                                   const StoreEpilogue::Params&,
                                   Stream);
-template void gemm<GatedEpilogue>(const GemmProblem&,
-                                  GemmTile,
+template void gemm<GatedEpilogue>(const WgmmaProblem&,
+                                  WgmmaTile,
                                   const GatedEpilogue::Params&,
                                   Stream);
-template void gemm<QkvRopeEpilogue>(const GemmProblem&,
-                                    GemmTile,
+template void gemm<QkvRopeEpilogue>(const WgmmaProblem&,
+                                    WgmmaTile,
                                     const QkvRopeEpilogue::Params&,
                                     Stream);
 

@@ -6,7 +6,9 @@
 
 namespace phi3::cuda::sm90 {
 
-template <WeightFormat kFormat, GemmTile kTile, class Epilogue>
-void run_gemm(const GemmProblem& problem, const typename Epilogue::Params& epilogue, Stream stream);
+template <WeightFormat kFormat, WgmmaTile kTile, class Epilogue>
+void run_gemm(const WgmmaProblem& problem,
+              const typename Epilogue::Params& epilogue,
+              Stream stream);
 
 }  // namespace phi3::cuda::sm90

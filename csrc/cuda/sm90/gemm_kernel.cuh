@@ -29,11 +29,11 @@ inline constexpr int kSharedBytes[] = {227 * 1024, 113 * 1024};
 
 using Problem = cute::Shape<int, int, int, int>;  // rows, tokens, k, 1
 
-template <GemmTile kTile>
+template <WgmmaTile kTile>
 struct TileTraits {
   static constexpr int kRows = static_cast<int>(tile_rows(kTile));
   static constexpr int kTokens = static_cast<int>(tile_tokens(kTile));
-  static constexpr bool kIsLarge = kTile == GemmTile::k128x128;
+  static constexpr bool kIsLarge = kTile == WgmmaTile::k128x128;
   using Shape = cute::Shape<cute::Int<kRows>, cute::Int<kTokens>, cute::Int<kTileK>>;
   // Two large tiles of the same tokens load them together.
   using Cluster = cute::Shape<cute::Int<kIsLarge ? 2 : 1>, cute::_1, cute::_1>;
@@ -47,7 +47,7 @@ template <WeightFormat kFormat>
 using WeightElement = cute::
     conditional_t<kFormat == WeightFormat::kFloat8, cutlass::float_e4m3_t, cutlass::bfloat16_t>;
 
-template <class Weight, GemmTile kTile, class EpilogueStorage>
+template <class Weight, WgmmaTile kTile, class EpilogueStorage>
 struct Mainloop {
   using Traits = TileTraits<kTile>;
   // Only the large tile needs the memory of its epilogue beside its stages, which then already
@@ -74,7 +74,7 @@ struct Mainloop {
   using Type = SpanMainloop<Collective>;
 };
 
-template <class Weight, GemmTile kTile, class Epilogue>
+template <class Weight, WgmmaTile kTile, class Epilogue>
 struct GemmKernel
     : cutlass::gemm::kernel::GemmUniversal<
           Problem,
@@ -92,7 +92,7 @@ struct GemmKernel
 };
 
 template <class Kernel, class Weight>
-typename Kernel::Arguments kernel_arguments(const GemmProblem& problem,
+typename Kernel::Arguments kernel_arguments(const WgmmaProblem& problem,
                                             const typename Kernel::EpilogueArguments& epilogue,
                                             const DeviceProperties& device) {
   const std::int64_t k = problem.weight.in_features;
@@ -135,8 +135,8 @@ void launch_clusters(const typename Kernel::Params& params, Stream stream) {
   check_cuda(cudaLaunchKernelEx(&config, kernel, params), "launch");
 }
 
-template <WeightFormat kFormat, GemmTile kTile, class Epilogue>
-void run_gemm(const GemmProblem& problem,
+template <WeightFormat kFormat, WgmmaTile kTile, class Epilogue>
+void run_gemm(const WgmmaProblem& problem,
               const typename Epilogue::Params& epilogue,
               Stream stream) {
   using Weight = WeightElement<kFormat>;

@@ -1,35 +1,28 @@
-// The interfaces of gemm.h and mma_probe.h where nothing is compiled for sm_90a.
+// The interface of gemm.h where nothing is compiled for sm_90a.
 #include "core/check.h"
 #include "cuda/epilogue.cuh"
-#include "cuda/mma_probe.h"
 #include "cuda/sm90/gemm.h"
 
-namespace phi3::cuda {
+namespace phi3::cuda::sm90 {
 
-bool mma_agrees() { return false; }
-
-namespace sm90 {
-
-bool has_gemm() { return false; }
-bool can_run(const GemmProblem&) { return false; }
+bool can_run(const WgmmaProblem&) { return false; }
 
 template <typename Epilogue>
-void gemm(const GemmProblem&, GemmTile, const typename Epilogue::Params&, Stream) {
+void gemm(const WgmmaProblem&, WgmmaTile, const typename Epilogue::Params&, Stream) {
   throw Error("cuda: this build has no GEMM for sm_90a");
 }
 
-template void gemm<StoreEpilogue>(const GemmProblem&,
-                                  GemmTile,
+template void gemm<StoreEpilogue>(const WgmmaProblem&,
+                                  WgmmaTile,
                                   const StoreEpilogue::Params&,
                                   Stream);
-template void gemm<GatedEpilogue>(const GemmProblem&,
-                                  GemmTile,
+template void gemm<GatedEpilogue>(const WgmmaProblem&,
+                                  WgmmaTile,
                                   const GatedEpilogue::Params&,
                                   Stream);
-template void gemm<QkvRopeEpilogue>(const GemmProblem&,
-                                    GemmTile,
+template void gemm<QkvRopeEpilogue>(const WgmmaProblem&,
+                                    WgmmaTile,
                                     const QkvRopeEpilogue::Params&,
                                     Stream);
 
-}  // namespace sm90
-}  // namespace phi3::cuda
+}  // namespace phi3::cuda::sm90

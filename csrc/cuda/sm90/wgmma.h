@@ -1,5 +1,6 @@
-// wgmma: the products of a warpgroup, four warps together, that read one factor from shared memory
-// and come about while the warps go on. With warpgroup.h the only inline assembly beside ptx.h.
+// wgmma: the products of a warpgroup, four warps together, that read a factor or both from shared
+// memory and come about while the warps go on. With warpgroup.h the only inline assembly beside
+// ptx.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -112,9 +113,25 @@ PHI3_DEVICE void wgmma_k16(float (&d)[kGroups][4],
         : PHI3_GROUPS(0), PHI3_GROUPS(4), PHI3_GROUPS(8), PHI3_GROUPS(12)
         : PHI3_FACTORS);
   }
-#undef PHI3_GROUPS
-#undef PHI3_GROUP
 #undef PHI3_FACTORS
 }
+
+// As above for 64 columns, with `a` in shared memory too: a descriptor of a factor whose "columns"
+// are the rows of the product. Neither is transposed.
+PHI3_DEVICE void wgmma_k16(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulate;\n"
+      "setp.ne.b32 accumulate, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, "
+      " %8, %9, %10, %11, %12, %13, %14, %15, "
+      " %16, %17, %18, %19, %20, %21, %22, %23, "
+      " %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, accumulate, 1, 1, 0, 0;\n}\n"
+      : PHI3_GROUPS(0), PHI3_GROUPS(4)
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+#undef PHI3_GROUPS
+#undef PHI3_GROUP
 
 }  // namespace phi3::cuda::sm90

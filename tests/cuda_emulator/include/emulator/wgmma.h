@@ -9,13 +9,14 @@ namespace phi3::emulator {
 struct Wgmma {
   float* d;  // [num_groups][4]
   int num_groups;
-  const std::uint32_t* a;  // [4]
+  const std::uint32_t* a;  // [4], or null
+  std::uint64_t shared_a;  // else a descriptor
   std::uint64_t b;         // descriptor
   bool is_transposed, accumulate;
 };
 
-// `d` is poison until the group is waited for. It is a fault to write `d`, `a` or the shared memory
-// of `b` before that, or to begin a group without a fence.
+// `d` is poison until the group is waited for. It is a fault to write `d`, `a` or shared memory
+// that it reads before that, or to begin a group without a fence.
 void issue_wgmma(const Wgmma& wgmma);
 void fence_wgmmas();
 void commit_wgmmas();

@@ -28,7 +28,11 @@ PHI3_DEVICE void wgmma_k16(float (&d)[kGroups][4],
                            std::uint64_t b,
                            bool accumulate) {
   static_assert(kGroups == 8 || kGroups == 12 || kGroups == 16);
-  emulator::issue_wgmma({&d[0][0], kGroups, a, b, kTransposed, accumulate});
+  emulator::issue_wgmma({&d[0][0], kGroups, a, 0, b, kTransposed, accumulate});
+}
+
+PHI3_DEVICE void wgmma_k16(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool accumulate) {
+  emulator::issue_wgmma({&d[0][0], 8, nullptr, a, b, false, accumulate});
 }
 
 }  // namespace phi3::cuda::sm90

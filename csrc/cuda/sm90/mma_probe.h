@@ -1,7 +1,7 @@
 // A fact about the hardware that no document tells: includes no CUDA header.
 #pragma once
 
-namespace phi3::cuda {
+namespace phi3::cuda::sm90 {
 
 // Whether a sum of k16 steps has the same bits on mma.sync and on WGMMA, so that kernels of both
 // may be mixed and a row of a batch still has the bits of the row alone. Tried out on the calling
@@ -9,4 +9,4 @@ namespace phi3::cuda {
 // another. May be called while a stream is captured.
 bool mma_agrees();
 
-}  // namespace phi3::cuda
+}  // namespace phi3::cuda::sm90
