@@ -90,6 +90,21 @@ def test_a_workspace_too_small_for_one_query_is_refused() -> None:
         attend(queries, paged, workspace=workspace)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "culprit"),
+    [
+        ((-1, 32, 96, 256), "num_tokens"),
+        ((1, 32, -96, 256), "head_dim"),
+        ((1 << 30, 1 << 10, 128, 1 << 27), "table_len"),
+    ],
+)
+def test_sizes_that_no_workspace_has_are_refused(
+    sizes: tuple[int, int, int, int], culprit: str
+) -> None:
+    with pytest.raises(ops.Error, match=f"attention_workspace_bytes: {culprit} is "):
+        ops.attention_workspace_bytes(*sizes)
+
+
 @pytest.mark.parametrize("lens", [DECODES, [*MIXED, *EDGES]], ids=["decodes", "mixed"])
 @pytest.mark.parametrize("head_dim", [16, 32, 48, 64, 80, 96, 128])
 def test_float8_pages_give_the_bits_of_their_numbers(
