@@ -22,12 +22,14 @@ import torch
 
 from phi3svc import ops
 from phi3svc.config.json_file import Fields, parse_json_object
+from phi3svc.config.quantization import FLOAT8
 from phi3svc.errors import ConfigError
 
 VERSION = "1"
 ALIGNMENT = 64
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
+_FORMATS = tuple(name for name in ops.WEIGHT_FORMATS if name != FLOAT8)  # the file is a CPU's
 _MAX_FEATURES = 1 << 24
 
 
@@ -83,7 +85,7 @@ def _read_entry(name: str, value: object, where: str) -> LinearEntry:
         raise ConfigError(f"{where}: has no description")
     fields = Fields(value, where)
     return LinearEntry(
-        fields.choice("format", ops.WEIGHT_FORMATS),
+        fields.choice("format", _FORMATS),
         fields.integer("out_features", 1, _MAX_FEATURES),
         fields.integer("in_features", 1, _MAX_FEATURES),
         fields.flag("is_gate_up", False),
