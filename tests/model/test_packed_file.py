@@ -77,6 +77,7 @@ ATTACKS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     ),
     "no linears": ("expected BF16 [300, 64]", of_metadata(linears="{}")),
     "an unknown format": ("format is 'int3'", of_linear(QKV, format="int3")),
+    "a format that is CUDA's": ("format is 'fp8'", of_linear(QKV, format="fp8")),
     "no format": ("format is missing", of_linear(QKV, format=None)),
     "a format of more bytes": ("is U8 [8, ", of_linear(QKV, format="int8")),
     "a float format": ("expected BF16", of_linear(QKV, format="bfloat16")),
