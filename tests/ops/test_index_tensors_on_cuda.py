@@ -33,6 +33,23 @@ def test_an_unknown_token_has_no_embedding(packed: bool, dtype: torch.dtype) -> 
     assert_bitwise_equal(out[[0, 5]], weight[[3, 36]].float())
 
 
+@pytest.mark.parametrize("is_small", [False, True])
+def test_a_head_over_no_row(is_small: bool, dtype: torch.dtype) -> None:
+    h, norm_weight = randn(37, 40), randn(40, dtype=dtype)
+    norm_bias = randn(40, dtype=dtype) if is_small else None
+    weight = ops.pack_linear(randn(70, 40, dtype=dtype))
+
+    def logits(rows: Tensor) -> Tensor:
+        buffer = Guarded(len(rows), 70, dtype=torch.float32)
+        normed = poisoned(len(rows), 40, dtype=dtype)
+        ops.lm_head(h, rows, norm_weight, 1e-5, weight, normed, buffer.out, norm_bias)
+        return buffer.checked()
+
+    out = logits(i32(3, *BAD_INDICES, 36))
+    assert out[1:5].isnan().all()
+    assert_bitwise_equal(out[[0, 5]], logits(i32(3, 36)))
+
+
 def test_an_unknown_token_has_no_logprob() -> None:
     logits = randn(6, 37)
     of_tokens, top_ids = torch.empty(6), torch.empty(6, 2, dtype=torch.int32)
