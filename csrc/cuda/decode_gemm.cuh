@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_gemm(GemmParams<Epil
       even += spans[span].at[at_token][at_row];
       odd += spans[span].at[at_token][at_row + 1];
     }
-    Epilogue::store(p.epilogue, token + at_token, row + at_row, even, odd);
+    read_and_store<Epilogue>(p.epilogue, token + at_token, row + at_row, even, odd);
   }
 }
 

@@ -71,11 +71,6 @@ struct StoreEpilogue {
     return {out[0], has_odd ? out[1] : 0.0F};
   }
 
-  PHI3_DEVICE static void store(
-      const Params& p, std::int64_t token, std::int64_t row, float even, float odd) {
-    store(p, token, row, even, odd, read(p, token, row));
-  }
-
   PHI3_DEVICE static void store(const Params& p,
                                 std::int64_t token,
                                 std::int64_t row,
@@ -146,12 +141,8 @@ struct GatedEpilogue {
 
   PHI3_DEVICE static Read read(const Params&, std::int64_t, std::int64_t) { return {}; }
 
-  PHI3_DEVICE static void store(const Params& p,
-                                std::int64_t token,
-                                std::int64_t row,
-                                float gate,
-                                float up,
-                                const Read& = {}) {
+  PHI3_DEVICE static void store(
+      const Params& p, std::int64_t token, std::int64_t row, float gate, float up, const Read&) {
     const std::int64_t column = row / 2;
     if (column >= p.mlp_width) return;
     scale_rows(p.row_scales, row, gate, up);
@@ -219,11 +210,6 @@ struct QkvRopeEpilogue {
     return {has_slot ? slot : -1, is_known ? cos : quiet_nan(), sin};
   }
 
-  PHI3_DEVICE static void store(
-      const Params& p, std::int64_t token, std::int64_t row, float even, float odd) {
-    store(p, token, row, even, odd, read(p, token, row));
-  }
-
   PHI3_DEVICE static void store(const Params& p,
                                 std::int64_t token,
                                 std::int64_t row,
@@ -270,5 +256,14 @@ struct QkvRopeEpilogue {
     return at / p.head_dim < p.num_heads + p.num_kv_heads && at % p.head_dim < p.rotary_dim;
   }
 };
+
+template <typename Epilogue>
+PHI3_DEVICE void read_and_store(const typename Epilogue::Params& p,
+                                std::int64_t token,
+                                std::int64_t row,
+                                float even,
+                                float odd) {
+  Epilogue::store(p, token, row, even, odd, Epilogue::read(p, token, row));
+}
 
 }  // namespace phi3::cuda

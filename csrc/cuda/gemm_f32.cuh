@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kFloat32Threads, 2) gemm_f32(GemmParams<Epilog
     const std::int64_t at_token = token + first_token + t * (kTokens / 2);
     const std::int64_t at_row = row + 2 * pair;
     if (at_token >= in.num_tokens || at_row >= in.num_rows) continue;
-    Epilogue::store(p.epilogue, at_token, at_row, total[0][t], total[1][t]);
+    read_and_store<Epilogue>(p.epilogue, at_token, at_row, total[0][t], total[1][t]);
   }
 }
 

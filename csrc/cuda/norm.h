@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/check.h"
 #include "core/dtype.h"
 #include "core/tensor_view.h"
 
@@ -23,5 +24,24 @@ struct NormParams {
 
 // A row whose index lies outside of h becomes NaN.
 void norm_rows(const NormParams& params, Stream stream);
+
+// rms_norm, or with a bias layer_norm, of all rows of h.
+template <typename OpParams>
+void norm_all_rows(const char* op, const OpParams& params, const void* bias, Stream stream) {
+  PHI3_CHECK(!params.out_is_quantized, op, ": out is int8, which is not supported on CUDA");
+  norm_rows({.dtype = params.dtype,
+             .h = params.h,
+             .h_stride = params.h_stride,
+             .rows = nullptr,
+             .weight = params.weight,
+             .bias = bias,
+             .out = params.out,
+             .out_stride = params.out_stride,
+             .num_tokens = params.num_tokens,
+             .num_rows = params.num_tokens,
+             .hidden_size = params.hidden_size,
+             .eps = params.eps},
+            stream);
+}
 
 }  // namespace phi3::cuda

@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(TileWarps<kTiledTiles[kTileIdx]>::kThreads)
     const int at_row = idx % (kRows / 2) * 2;
     if (token + at_token >= in.num_tokens || row + at_row >= in.num_rows) continue;
     const float* const pair = staged + at_token * kPaddedRows + at_row;
-    Epilogue::store(p.epilogue, token + at_token, row + at_row, pair[0], pair[1]);
+    read_and_store<Epilogue>(p.epilogue, token + at_token, row + at_row, pair[0], pair[1]);
   }
 }
 

@@ -19,6 +19,23 @@ void check_integer_columns(const Matcher& matcher,
                 " where numbers are integers");
 }
 
+// Of a weight whose memory does not tell them.
+void check_columns(const Matcher& matcher,
+                   const char* arg,
+                   const PackedView& packed,
+                   const Dim& k,
+                   std::source_location where) {
+  matcher.check(packed.in_features == k.value(),
+                where,
+                arg,
+                " has ",
+                packed.in_features,
+                " columns (",
+                k.name(),
+                "), expected ",
+                k.value());
+}
+
 PackedWeight match_packed_on_cuda(Matcher& matcher,
                                   const char* arg,
                                   const PackedView& packed,
@@ -28,15 +45,7 @@ PackedWeight match_packed_on_cuda(Matcher& matcher,
                                   std::source_location where) {
   const std::int64_t num_rows = cuda_rows(rows.value());
   if (packed.format == WeightFormat::kFloat8) {
-    matcher.check(packed.in_features == k.value(),
-                  where,
-                  arg,
-                  " has ",
-                  packed.in_features,
-                  " columns (",
-                  k.name(),
-                  "), expected ",
-                  k.value());
+    check_columns(matcher, arg, packed, k, where);
     Dim bytes("bytes of fp8", cuda_float8_bytes(rows.value(), k.value()));
     matcher.match(arg, packed.view, DType::kUInt8, {&bytes}, where);
   } else {
@@ -76,8 +85,6 @@ PackedWeight match_packed(Matcher& matcher,
                 dtype_name(dtype),
                 " and said to be ",
                 format_name(packed.format));
-  Dim panels("panels", round_up(rows.value(), kPanelRows) / kPanelRows);
-  Dim lanes("panel rows", kPanelRows);
   if (cuda::owns(packed.view.device)) {
     return match_packed_on_cuda(matcher, arg, packed, dtype, rows, k, where);
   }
@@ -85,17 +92,11 @@ PackedWeight match_packed(Matcher& matcher,
                 where,
                 arg,
                 " is fp8, which is supported on CUDA only");
+  Dim panels("panels", round_up(rows.value(), kPanelRows) / kPanelRows);
+  Dim lanes("panel rows", kPanelRows);
   if (!is_float(packed.format)) {
     check_integer_columns(matcher, arg, k.value(), where);
-    matcher.check(packed.in_features == k.value(),
-                  where,
-                  arg,
-                  " has ",
-                  packed.in_features,
-                  " columns (",
-                  k.name(),
-                  "), expected ",
-                  k.value());
+    check_columns(matcher, arg, packed, k, where);
     Dim bytes("panel bytes", panel_bytes(packed.format, k.value()));
     matcher.match(arg, packed.view, DType::kUInt8, {&panels, &bytes}, where);
     matcher.check(reinterpret_cast<std::uintptr_t>(packed.view.data) % alignof(float) == 0,

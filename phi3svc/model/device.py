@@ -31,7 +31,8 @@ def find_device(name: str | torch.device, setting: str = "device") -> torch.devi
 
 
 def _find_cuda_device(where: str, index: int) -> torch.device:
-    match ops.build_info()["cuda"]:
+    built_for = ops.build_info()["cuda"]
+    match built_for:
         case "off":
             raise ConfigError(f"{where}: built without CUDA; rebuild with PHI3SVC_CUDA=on")
         case "emulated":
@@ -53,7 +54,6 @@ def _find_cuda_device(where: str, index: int) -> torch.device:
     if capability < _MIN_CAPABILITY:
         needed, found = (".".join(map(str, pair)) for pair in (_MIN_CAPABILITY, capability))
         raise ConfigError(f"{where}: needs compute capability {needed}; this device has {found}")
-    built_for = ops.build_info()["cuda"]
     if not _has_code(built_for, capability):
         found = ".".join(map(str, capability))
         raise ConfigError(
